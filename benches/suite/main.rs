@@ -1,0 +1,31 @@
+//! `cargo bench`: kernels and training steps. `TILEWRIGHT_DEVICE` picks the device, and an argument
+//! picks cases: `TILEWRIGHT_DEVICE=software cargo bench -- attention`.
+
+mod gpt;
+mod ops;
+mod steps;
+
+use criterion::{Criterion, criterion_group, criterion_main};
+use tilewright::{Device, Tensor};
+
+/// The device that `TILEWRIGHT_DEVICE` names: `cpu` (the default), or what `Device::wgpu` selects by,
+/// such as `software` or `0`.
+fn device() -> Device {
+    match std::env::var("TILEWRIGHT_DEVICE").as_deref() {
+        Err(_) | Ok("" | "cpu") => Device::Cpu,
+        Ok(selector) => Device::wgpu(selector).expect("TILEWRIGHT_DEVICE names a device of this machine"),
+    }
+}
+
+/// Waits for a result by reading one element of it.
+fn wait(t: &Tensor) -> f32 {
+    let one = t.detach().flatten_all().and_then(|t| t.narrow(0, 0, 1));
+    one.and_then(|t| t.to_scalar()).expect("the result can be read")
+}
+
+criterion_group! {
+    name = benches;
+    config = Criterion::default().sample_size(15);
+    targets = ops::matmuls, ops::layer_norms, ops::attentions, steps::steps
+}
+criterion_main!(benches);

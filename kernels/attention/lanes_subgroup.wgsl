@@ -1,0 +1,17 @@
+// How an invocation reads eight rows of the tile, for software adapters: those load workgroup memory lane by lane, so
+// each lane loads one of the eight and hands it round. Needs subgroups of at least eight; further lanes of wider ones
+// load the same again and nobody asks them. SPLIT must be 1.
+
+// This invocation's place among those of its subgroup, from 0 to 7.
+fn lane_index() -> u32 {
+    return subgroupExclusiveAdd(1u) % 8u;
+}
+
+fn fetch(at: u32, lane: u32) -> vec4<f32> {
+    return tile[at + lane];
+}
+
+// The tile's quad at + i.
+fn pick(part: vec4<f32>, at: u32, i: u32) -> vec4<f32> {
+    return subgroupShuffle(part, i);
+}

@@ -1,0 +1,42 @@
+// Dropout, forward and backward alike: out = x * scale where the element is kept, else 0.
+//
+// Element i is kept if lane i % 4 of Philox4x32-10 at counter (i / 4, 0, offset lo, offset hi) under the seed's key
+// is at least p.threshold = round(probability * 2^32). The mask is never stored: backward draws it again.
+//
+// Constants: BLOCK  workgroup size
+//            T      f32 or f16
+// Parts:     common/philox.wgsl
+// Bindings:  1 x [count]     2 out [count] out
+// Grid:      ceil(count / 4 / BLOCK) workgroups, folded: one invocation a block of four elements
+
+struct Params {
+    count: u32,
+    threshold: u32,
+    scale: f32, // 1 / (1 - probability)
+    pad: u32,
+    key: vec2<u32>,    // seed, low word first
+    offset: vec2<u32>, // stream offset, low word first
+}
+
+@group(0) @binding(0) var<uniform> p: Params;
+@group(0) @binding(1) var<storage, read> x: array<T>;
+@group(0) @binding(2) var<storage, read_write> out: array<T>;
+
+@compute @workgroup_size(BLOCK)
+fn dropout(
+    @builtin(workgroup_id) wid: vec3<u32>,
+    @builtin(num_workgroups) nwg: vec3<u32>,
+    @builtin(local_invocation_index) lid: u32,
+) {
+    let block = (wid.x + wid.y * nwg.x) * BLOCK + lid;
+    let first = block * 4u;
+    if (first >= p.count) {
+        return;
+    }
+    let bits = philox(vec4(block, 0u, p.offset), p.key);
+    let last = min(4u, p.count - first);
+    for (var lane = 0u; lane < last; lane++) {
+        let keep = bits[lane] >= p.threshold;
+        out[first + lane] = T(select(0.0, f32(x[first + lane]) * p.scale, keep));
+    }
+}

@@ -1,0 +1,39 @@
+// Embedding, forward: out[i, :] = table[ids[i], :].
+//
+// An id that is not below V reads nothing and yields a row of NaN.
+//
+// Constants: BLOCK  workgroup size
+//            T      f32 or f16
+// Bindings:  1 table [V, C]     2 ids [tokens] u32     3 out [tokens, C] out
+// Grid:      ceil(tokens * C / BLOCK) workgroups, folded over x and y
+
+struct Params {
+    tokens: u32,
+    C: u32,
+    V: u32,
+    pad: u32,
+}
+
+@group(0) @binding(0) var<uniform> p: Params;
+@group(0) @binding(1) var<storage, read> table: array<T>;
+@group(0) @binding(2) var<storage, read> ids: array<u32>;
+@group(0) @binding(3) var<storage, read_write> out: array<T>;
+
+@compute @workgroup_size(BLOCK)
+fn forward(
+    @builtin(workgroup_id) wid: vec3<u32>,
+    @builtin(num_workgroups) nwg: vec3<u32>,
+    @builtin(local_invocation_index) lid: u32,
+) {
+    let i = (wid.x + wid.y * nwg.x) * BLOCK + lid;
+    if (i >= p.tokens * p.C) {
+        return;
+    }
+    let id = ids[i / p.C];
+    if (id < p.V) {
+        out[i] = table[id * p.C + i % p.C];
+    } else {
+        // Runtime bits, as a NaN may not be written as a constant.
+        out[i] = T(bitcast<f32>(id | 0x7fc00000u));
+    }
+}

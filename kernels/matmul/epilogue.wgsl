@@ -1,0 +1,65 @@
+// What the matmul kernels share: parameters, outputs and the epilogue.
+//
+//   v   = (A B)[m, n]
+//   v  += bias[n]                       BIAS
+//   pre = v                             SAVE_PRE: kept for the backward of the activation
+//   v   = activate(v)                   ACTIVATION, see activation/functions.wgsl
+//   v  += residual[m, n]                RESIDUAL
+//   v  += d[m, n]                       ACCUMULATE
+//   d   = v
+//
+// A is [batch, M, K] and B is [batch, K, N], read through any strides, so transposed, permuted and broadcast
+// operands stay where they are. bias is [N]; residual, pre and d are contiguous [batch, M, N], d from d_offset on.
+//
+// Constants: BIAS, SAVE_PRE, RESIDUAL, ACCUMULATE: bool
+//            ACTIVATION: u32
+//            T  f32 or f16
+// Parts:     activation/functions.wgsl, then this
+// Bindings:  1 A     2 B: declared by the parts below that read them
+//            3 bias (any buffer unless BIAS)     4 residual (any buffer unless RESIDUAL)
+//            5 d out (in and out if ACCUMULATE)     6 pre out (a spare buffer unless SAVE_PRE)
+
+struct Params {
+    M: u32,
+    N: u32,
+    K: u32,
+    batch: u32,
+    inner: u32,     // the batch index b is two: b / inner and b % inner
+    a_offset: u32,
+    b_offset: u32,
+    d_offset: u32,
+    a: vec4<u32>,   // strides of A: along M, along K, of b / inner, of b % inner
+    b: vec4<u32>,   // strides of B: along K, along N, of b / inner, of b % inner
+}
+
+@group(0) @binding(0) var<uniform> p: Params;
+@group(0) @binding(3) var<storage, read> bias: array<T>;
+@group(0) @binding(4) var<storage, read> residual: array<T>;
+@group(0) @binding(5) var<storage, read_write> d: array<T>;
+@group(0) @binding(6) var<storage, read_write> pre: array<T>;
+
+// Finishes the columns n .. n + 3 of row m of a batch's product; those beyond N are not there.
+fn finish(sum: vec4<f32>, batch: u32, m: u32, n: u32) {
+    let start = (batch * p.M + m) * p.N;
+    for (var c = 0u; c < 4u; c++) {
+        if (n + c < p.N) {
+            let i = start + n + c;
+            let to = p.d_offset + i;
+            var v = sum[c];
+            if (BIAS) {
+                v += f32(bias[n + c]);
+            }
+            if (SAVE_PRE) {
+                pre[i] = T(v);
+            }
+            v = activate(v);
+            if (RESIDUAL) {
+                v += f32(residual[i]);
+            }
+            if (ACCUMULATE) {
+                v += f32(d[to]);
+            }
+            d[to] = T(v);
+        }
+    }
+}

@@ -1,0 +1,96 @@
+// Layer norm and RMS norm, backward to weight and bias:
+//
+//   dweight = sum over rows of dy * (h - mean) * rstd
+//   dbias   = sum over rows of dy
+//
+// Sums over rows, in two stages with chunks of a fixed number of rows: the order of additions, and with it the
+// bits, is the same every time, and many workgroups share the reading.
+//
+// Constants: BLOCK  workgroup size
+//            HAS_BIAS, ACCUMULATE: bool
+//            T      f32 or f16
+//
+// Entry chunk_sums: the shares of p.chunk rows each, one invocation a column
+//   Bindings: 1 h [rows, C]     2 dy [rows, C]     3 stats [rows, 2] f32     4 partials [chunks, 2, C] out, f32
+//   Grid:     ceil(C / BLOCK) * chunks workgroups, folded, columns fastest
+// Entry totals: the sum over chunks, one invocation a column; ACCUMULATE adds to what the outputs hold
+//   Bindings: 1 partials [chunks, 2, C] f32     2 dweight [C] out     3 dbias [C] out (a spare buffer unless HAS_BIAS)
+//   Grid:     ceil(C / BLOCK) workgroups, folded
+
+struct Params {
+    rows: u32,
+    C: u32,
+    chunk: u32,  // rows a chunk
+    chunks: u32, // ceil(rows / chunk)
+}
+
+@group(0) @binding(0) var<uniform> p: Params;
+
+@group(0) @binding(1) var<storage, read> h: array<T>;
+@group(0) @binding(2) var<storage, read> dy: array<T>;
+@group(0) @binding(3) var<storage, read> stats: array<f32>;
+@group(0) @binding(4) var<storage, read_write> partials: array<f32>;
+
+@compute @workgroup_size(BLOCK)
+fn chunk_sums(
+    @builtin(workgroup_id) wid: vec3<u32>,
+    @builtin(num_workgroups) nwg: vec3<u32>,
+    @builtin(local_invocation_index) lid: u32,
+) {
+    let group = wid.x + wid.y * nwg.x;
+    let column_groups = (p.C + BLOCK - 1u) / BLOCK;
+    let chunk = group / column_groups;
+    let c = (group % column_groups) * BLOCK + lid;
+    if (chunk >= p.chunks || c >= p.C) {
+        return;
+    }
+    let last = min((chunk + 1u) * p.chunk, p.rows);
+    var dw = 0.0;
+    var db = 0.0;
+    for (var row = chunk * p.chunk; row < last; row++) {
+        let d = f32(dy[row * p.C + c]);
+        let xhat = (f32(h[row * p.C + c]) - stats[row * 2u]) * stats[row * 2u + 1u];
+        dw += d * xhat;
+        db += d;
+    }
+    let out = chunk * 2u * p.C + c;
+    partials[out] = dw;
+    if (HAS_BIAS) {
+        partials[out + p.C] = db;
+    }
+}
+
+@group(0) @binding(1) var<storage, read> shares: array<f32>;
+@group(0) @binding(2) var<storage, read_write> dweight: array<T>;
+@group(0) @binding(3) var<storage, read_write> dbias: array<T>;
+
+@compute @workgroup_size(BLOCK)
+fn totals(
+    @builtin(workgroup_id) wid: vec3<u32>,
+    @builtin(num_workgroups) nwg: vec3<u32>,
+    @builtin(local_invocation_index) lid: u32,
+) {
+    let c = (wid.x + wid.y * nwg.x) * BLOCK + lid;
+    if (c >= p.C) {
+        return;
+    }
+    var dw = 0.0;
+    var db = 0.0;
+    for (var chunk = 0u; chunk < p.chunks; chunk++) {
+        let at = chunk * 2u * p.C + c;
+        dw += shares[at];
+        if (HAS_BIAS) {
+            db += shares[at + p.C];
+        }
+    }
+    if (ACCUMULATE) {
+        dw += f32(dweight[c]);
+    }
+    dweight[c] = T(dw);
+    if (HAS_BIAS) {
+        if (ACCUMULATE) {
+            db += f32(dbias[c]);
+        }
+        dbias[c] = T(db);
+    }
+}

@@ -1,0 +1,368 @@
+//! The recorder: one open compute pass, submitted in batches.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::num::NonZeroU64;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use smallvec::SmallVec;
+
+use super::fault::Gpu;
+use super::memory::{ALIGNMENT, Block, Buffer};
+use super::pipeline::{Kernel, Layout, Pipelines, Signature};
+use crate::{Error, Result};
+
+/// Commands in one submission: enough to make its cost small, few enough that the device starts early.
+const BATCH_COMMANDS: u32 = 128;
+
+/// Parameters of one batch. A batch of [`BATCH_COMMANDS`] small parameter blocks takes half of it.
+const RING_BYTES: usize = 64 << 10;
+
+/// The largest parameter block.
+pub(super) const MAX_PARAMS: usize = 16 << 10;
+
+/// Host bytes handed to wgpu in one write, and in all before they are submitted: wgpu keeps a staging
+/// copy of each until then.
+const WRITE_CHUNK: usize = 16 << 20;
+const STAGED_BYTES: usize = 32 << 20;
+
+/// Batches the host may be ahead of the device. wgpu keeps the commands of each in memory.
+const MAX_IN_FLIGHT: usize = 64;
+
+/// Bind groups in each of the two generations of [`BindGroups`].
+const GENERATION: usize = 2048;
+
+/// What errors that belong to no single kernel give as the kernel.
+const BATCH: &str = "(a batch of commands)";
+
+/// One buffer as a dispatch binds it.
+pub(super) struct Bound<'a> {
+    pub buffer: &'a Buffer,
+    pub write: bool,
+}
+
+/// Commands in the making.
+struct Open {
+    // A pass ends when it drops, and that must be before its encoder goes: fields drop in this order.
+    pass: Option<wgpu::ComputePass<'static>>,
+    encoder: wgpu::CommandEncoder,
+    /// The pipeline that is set in the pass.
+    pipeline: Option<u32>,
+}
+
+impl Open {
+    fn pass(&mut self) -> &mut wgpu::ComputePass<'static> {
+        let Open { pass, encoder, .. } = self;
+        pass.get_or_insert_with(|| encoder.begin_compute_pass(&Default::default()).forget_lifetime())
+    }
+
+    /// The encoder outside of any pass, as copies and fills need it.
+    fn encoder(&mut self) -> &mut wgpu::CommandEncoder {
+        self.end_pass();
+        &mut self.encoder
+    }
+
+    fn end_pass(&mut self) {
+        self.pass = None;
+        self.pipeline = None;
+    }
+}
+
+/// Commands that are recorded and not yet submitted, and all that recording needs.
+pub(super) struct Recorder {
+    open: Option<Open>,
+    /// Dispatches, copies and fills in the open batch.
+    commands: u32,
+    /// The kernels of the open batch, for the error if wgpu refuses it.
+    kernels: Vec<&'static str>,
+    /// The number of the open batch; from 1, so that no fresh block seems to be used in it.
+    batch: u64,
+    /// The parameters of the open batch's dispatches, each at a multiple of [`ALIGNMENT`]; written to
+    /// `ring` in one go when the batch is submitted. Writes and submissions run in order, so that the
+    /// one ring serves every batch.
+    params: Vec<u8>,
+    ring: wgpu::Buffer,
+    /// Host bytes written since the last submission.
+    staged: usize,
+    in_flight: VecDeque<wgpu::SubmissionIndex>,
+    pipelines: Pipelines,
+    groups: BindGroups,
+    /// Compiles every kernel with run-time checks.
+    checked: bool,
+}
+
+impl Recorder {
+    pub fn new(gpu: &Gpu, checked: bool) -> Result<Self> {
+        let ring = gpu.guard("(setup)", RING_BYTES as u64, || {
+            gpu.device.create_buffer(&wgpu::BufferDescriptor {
+                label: Some("parameters"),
+                size: RING_BYTES as u64,
+                usage: wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST,
+                mapped_at_creation: false,
+            })
+        })?;
+        Ok(Recorder {
+            open: None,
+            commands: 0,
+            kernels: Vec::new(),
+            batch: 1,
+            params: Vec::with_capacity(RING_BYTES),
+            ring,
+            staged: 0,
+            in_flight: VecDeque::with_capacity(MAX_IN_FLIGHT + 1),
+            pipelines: Pipelines::default(),
+            groups: BindGroups::default(),
+            checked,
+        })
+    }
+
+    /// Records one dispatch. The caller has checked that the bindings can be bound together, the groups
+    /// against the limits, and that `params` are at most [`MAX_PARAMS`].
+    pub fn dispatch(
+        &mut self,
+        gpu: &Gpu,
+        kernel: &Kernel,
+        bindings: &[Bound<'_>],
+        params: &[u8],
+        [x, y, z]: [u32; 3],
+    ) -> Result<()> {
+        let window = params.len().max(1).next_multiple_of(ALIGNMENT as usize);
+        if self.params.len() + window > RING_BYTES {
+            self.flush(gpu)?;
+        }
+
+        let writes = bindings.iter().enumerate().fold(0, |mask, (i, b)| mask | (u32::from(b.write) << i));
+        let signature = Signature { buffers: bindings.len() as u32, writes };
+        let (layout, pipeline) = self.pipelines.get(gpu, kernel, signature, self.checked)?;
+        let group = self.groups.get(gpu, kernel.name(), layout, (&self.ring, window as u64), bindings)?;
+
+        let offset = self.params.len();
+        let open = self.open(gpu)?;
+        if open.pipeline != Some(pipeline.id) {
+            open.pass().set_pipeline(&pipeline.raw);
+            open.pipeline = Some(pipeline.id);
+        }
+        let pass = open.pass();
+        pass.set_bind_group(0, &group, &[offset as u32]);
+        pass.dispatch_workgroups(x, y, z);
+
+        self.params.extend_from_slice(params);
+        self.params.resize(offset + window, 0);
+        bindings.iter().for_each(|binding| self.mark(binding.buffer));
+        if self.kernels.last() != Some(&kernel.name()) {
+            self.kernels.push(kernel.name());
+        }
+        self.recorded(gpu)
+    }
+
+    /// Records a copy between blocks of memory that differ.
+    pub fn copy(&mut self, gpu: &Gpu, src: &Buffer, dst: &Buffer) -> Result<()> {
+        let size = src.copy_size();
+        self.copy_out(gpu, (src, 0), dst.raw(), size)?;
+        self.mark(dst);
+        self.recorded(gpu)
+    }
+
+    /// Records a copy of `size` bytes of `src`, from an offset on, to a raw buffer.
+    pub fn copy_out(
+        &mut self,
+        gpu: &Gpu,
+        (src, from): (&Buffer, u64),
+        (dst, to): (&wgpu::Buffer, u64),
+        size: u64,
+    ) -> Result<()> {
+        let (raw, start) = src.raw();
+        self.open(gpu)?.encoder().copy_buffer_to_buffer(raw, start + from, dst, to, size);
+        self.mark(src);
+        Ok(())
+    }
+
+    /// Records filling with zeros.
+    pub fn fill_zero(&mut self, gpu: &Gpu, dst: &Buffer) -> Result<()> {
+        let (raw, start) = dst.raw();
+        self.open(gpu)?.encoder().clear_buffer(raw, start, Some(dst.copy_size()));
+        self.mark(dst);
+        self.recorded(gpu)
+    }
+
+    /// Writes host bytes, as many as `dst` has.
+    pub fn write(&mut self, gpu: &Gpu, dst: &Buffer, bytes: &[u8]) -> Result<()> {
+        let (raw, start) = dst.raw();
+        for (i, chunk) in bytes.chunks(WRITE_CHUNK).enumerate() {
+            // wgpu runs a write before all that is not yet submitted. Commands of the open batch that
+            // use this memory, for an earlier tensor perhaps, have to go first.
+            if dst.block().batch.load(Ordering::Relaxed) == self.batch {
+                self.flush(gpu)?;
+            }
+            let at = start + (i * WRITE_CHUNK) as u64;
+            let (words, tail) = chunk.split_at(chunk.len() & !3);
+            gpu.guard(BATCH, chunk.len() as u64, || {
+                if !words.is_empty() {
+                    gpu.queue.write_buffer(raw, at, words);
+                }
+                if !tail.is_empty() {
+                    let mut word = [0; 4];
+                    word[..tail.len()].copy_from_slice(tail);
+                    gpu.queue.write_buffer(raw, at + words.len() as u64, &word);
+                }
+            })?;
+            self.staged += chunk.len();
+            if self.staged >= STAGED_BYTES {
+                self.flush(gpu)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Submits what is recorded and written. Waits only if the device is [`MAX_IN_FLIGHT`] batches behind.
+    pub fn flush(&mut self, gpu: &Gpu) -> Result<()> {
+        if self.open.is_none() && self.staged == 0 {
+            return Ok(());
+        }
+        let open = self.open.take();
+        let params = std::mem::take(&mut self.params);
+        let submitted = gpu.guard(BATCH, 0, || {
+            let commands = open.map(|mut open| {
+                open.end_pass();
+                open.encoder.finish()
+            });
+            if !params.is_empty() {
+                gpu.queue.write_buffer(&self.ring, 0, &params);
+            }
+            gpu.queue.submit(commands)
+        });
+        self.params = params;
+        self.params.clear();
+        self.commands = 0;
+        self.staged = 0;
+        self.batch += 1;
+        let mut kernels = std::mem::take(&mut self.kernels);
+        let submitted = submitted.map_err(|error| of_kernels(error, &mut kernels));
+        kernels.clear();
+        self.kernels = kernels;
+
+        self.in_flight.push_back(submitted?);
+        if self.in_flight.len() > MAX_IN_FLIGHT {
+            gpu.wait(self.in_flight.pop_front())?;
+        }
+        Ok(())
+    }
+
+    /// The last submission; none before the first.
+    pub fn last_submission(&self) -> Option<wgpu::SubmissionIndex> {
+        self.in_flight.back().cloned()
+    }
+
+    /// Forgets the bind groups of these blocks: they would keep the memory alive.
+    pub fn forget(&mut self, blocks: &[Arc<Block>]) {
+        let ids: HashSet<u64> = blocks.iter().map(|block| block.id).collect();
+        self.groups.forget(&ids);
+    }
+
+    fn open(&mut self, gpu: &Gpu) -> Result<&mut Open> {
+        match &mut self.open {
+            Some(open) => Ok(open),
+            none => {
+                let encoder =
+                    gpu.guard(BATCH, 0, || gpu.device.create_command_encoder(&Default::default()))?;
+                Ok(none.insert(Open { pass: None, encoder, pipeline: None }))
+            }
+        }
+    }
+
+    fn mark(&self, buffer: &Buffer) {
+        buffer.block().batch.store(self.batch, Ordering::Relaxed);
+    }
+
+    fn recorded(&mut self, gpu: &Gpu) -> Result<()> {
+        self.commands += 1;
+        if self.commands >= BATCH_COMMANDS { self.flush(gpu) } else { Ok(()) }
+    }
+}
+
+/// Names the kernels of a batch in its error: wgpu says what is wrong, but not in which dispatch.
+fn of_kernels(error: Error, kernels: &mut Vec<&'static str>) -> Error {
+    let Error::Kernel { device, reason, .. } = error else { return error };
+    kernels.sort_unstable();
+    kernels.dedup();
+    match kernels[..] {
+        [kernel] => Error::Kernel { kernel, device, reason },
+        _ => Error::Kernel {
+            kernel: BATCH,
+            device,
+            reason: format!("one of {}: {reason}", kernels.join(", ")),
+        },
+    }
+}
+
+/// Layout and parameter window, then block, offset and size of each buffer.
+type GroupKey = SmallVec<[u64; 1 + 3 * 8]>;
+
+/// Bind groups by what they bind, in two generations: when `recent` is full it becomes `old`, and what
+/// was `old` and not asked for since goes.
+#[derive(Default)]
+struct BindGroups {
+    recent: HashMap<GroupKey, wgpu::BindGroup>,
+    old: HashMap<GroupKey, wgpu::BindGroup>,
+}
+
+impl BindGroups {
+    fn get(
+        &mut self,
+        gpu: &Gpu,
+        kernel: &'static str,
+        layout: &Layout,
+        (ring, window): (&wgpu::Buffer, u64),
+        bindings: &[Bound<'_>],
+    ) -> Result<wgpu::BindGroup> {
+        let mut key: GroupKey = SmallVec::new();
+        key.push(u64::from(layout.id) << 32 | window);
+        for Bound { buffer, .. } in bindings {
+            key.extend([buffer.block().id, buffer.offset(), buffer.binding_size()]);
+        }
+        if let Some(group) = self.recent.get(&key[..]) {
+            return Ok(group.clone());
+        }
+        let group = match self.old.remove(&key[..]) {
+            Some(group) => group,
+            None => create_group(gpu, kernel, &layout.group, (ring, window), bindings)?,
+        };
+        if self.recent.len() >= GENERATION {
+            self.old = std::mem::take(&mut self.recent);
+        }
+        self.recent.insert(key, group.clone());
+        Ok(group)
+    }
+
+    fn forget(&mut self, blocks: &HashSet<u64>) {
+        for groups in [&mut self.recent, &mut self.old] {
+            groups.retain(|key, _| !key[1..].chunks(3).any(|bound| blocks.contains(&bound[0])));
+        }
+    }
+}
+
+fn create_group(
+    gpu: &Gpu,
+    kernel: &'static str,
+    layout: &wgpu::BindGroupLayout,
+    (ring, window): (&wgpu::Buffer, u64),
+    bindings: &[Bound<'_>],
+) -> Result<wgpu::BindGroup> {
+    let entry = |binding, buffer, offset, size| wgpu::BindGroupEntry {
+        binding,
+        resource: wgpu::BindingResource::Buffer(wgpu::BufferBinding {
+            buffer,
+            offset,
+            size: NonZeroU64::new(size),
+        }),
+    };
+    let mut entries: SmallVec<[wgpu::BindGroupEntry<'_>; 9]> = SmallVec::new();
+    entries.push(entry(0, ring, 0, window));
+    for (binding, Bound { buffer, .. }) in (1..).zip(bindings) {
+        let (raw, offset) = buffer.raw();
+        entries.push(entry(binding, raw, offset, buffer.binding_size()));
+    }
+    gpu.guard(kernel, 0, || {
+        gpu.device.create_bind_group(&wgpu::BindGroupDescriptor { label: None, layout, entries: &entries })
+    })
+}

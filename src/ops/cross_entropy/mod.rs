@@ -1,0 +1,139 @@
+//! Cross entropy of logits and ids: loss and gradient from one pass over the logits.
+
+mod cpu;
+#[cfg(feature = "wgpu")]
+mod wgpu;
+
+use crate::autograd::Backward;
+use crate::device::cpu::{CpuVec, Real};
+#[cfg(feature = "wgpu")]
+use crate::device::wgpu::WgpuDevice;
+use crate::op::{Op, Saves, apply1};
+use crate::ops::embedding::check_ids;
+use crate::ops::with_real;
+use crate::{DType, Error, Result, Tensor};
+
+/// What becomes of the losses of the rows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Reduction {
+    /// Their mean over the rows that are not ignored, a scalar; 0 if all are.
+    #[default]
+    Mean,
+    /// Their sum, a scalar.
+    Sum,
+    /// All of them, with 0 for ignored rows.
+    None,
+}
+
+/// How [`Tensor::cross_entropy_with`] counts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CrossEntropyOptions {
+    /// Rows with this target have neither loss nor gradient.
+    pub ignore_index: Option<u32>,
+    /// What becomes of the losses of the rows.
+    pub reduction: Reduction,
+}
+
+/// Inputs `[logits, targets]`: logits `[N, V]`, targets `[N]`; outputs the loss, f32 (f64 for f64),
+/// and, if one is wanted, the gradient of the logits for an upstream gradient of 1.
+struct CrossEntropy {
+    options: CrossEntropyOptions,
+    gradient: bool,
+}
+
+impl CrossEntropy {
+    fn run<R: Real>(&self, logits: &Tensor, targets: &Tensor) -> Result<Vec<Tensor>> {
+        let (logits, targets) = (logits.contiguous()?, targets.contiguous()?);
+        let (n, v) = logits.dims2()?;
+        let targets = targets.cpu::<u32>()?;
+        let ignore = self.options.ignore_index;
+        let scale = match self.options.reduction {
+            Reduction::Mean => 1.0 / cpu::count(&targets, ignore).max(1) as f64,
+            _ => 1.0,
+        };
+        let mut losses = CpuVec::<R>::new(n)?;
+        let mut dlogits = CpuVec::<R>::new(if self.gradient { n * v } else { 0 })?;
+        let logits = logits.cpu::<R>()?;
+        if self.gradient {
+            let scale = R::from_f64(scale);
+            cpu::forward_backward(Some(&logits), &targets, ignore, scale, &mut losses, &mut dlogits);
+        } else {
+            cpu::forward(&logits, &targets, ignore, &mut losses);
+        }
+        let loss = match self.options.reduction {
+            Reduction::None => Tensor::from_cpu(losses, n)?,
+            // In f64, so that the order of additions does not show.
+            _ => {
+                let sum: f64 = losses.iter().map(|l| l.to_f64()).sum();
+                Tensor::from_cpu(CpuVec::filled(1, R::from_f64(sum * scale))?, ())?
+            }
+        };
+        let mut outputs = vec![loss];
+        if self.gradient {
+            outputs.push(Tensor::from_cpu(dlogits, (n, v))?);
+        }
+        Ok(outputs)
+    }
+}
+
+impl Op for CrossEntropy {
+    fn name(&self) -> &'static str {
+        "cross_entropy"
+    }
+
+    fn output_dtype(&self, _i: usize, dtype: DType) -> DType {
+        if dtype == DType::F64 { DType::F64 } else { DType::F32 }
+    }
+
+    fn cpu(&self, x: &[Tensor]) -> Result<Vec<Tensor>> {
+        with_real!(x[0].dtype(), R => self.run::<R>(&x[0], &x[1]))
+    }
+
+    #[cfg(feature = "wgpu")]
+    fn wgpu(&self, device: &WgpuDevice, x: &[Tensor]) -> Result<Vec<Tensor>> {
+        wgpu::forward(device, self, &x[0], &x[1])
+    }
+
+    fn saves(&self) -> Option<Saves> {
+        Some(Saves::outputs(&[1]))
+    }
+
+    fn backward(&self, ctx: &Backward<'_>) -> Result<Vec<Option<Tensor>>> {
+        let dlogits = ctx.output(1)?;
+        let dloss = ctx.grad(0)?.to_dtype(dlogits.dtype())?;
+        // [N] becomes [N, 1]; a scalar stays one.
+        let dloss = if dloss.rank() == 1 { dloss.unsqueeze(1)? } else { dloss };
+        Ok(vec![Some(dlogits.mul(&dloss)?), None])
+    }
+}
+
+impl Tensor {
+    /// The mean cross entropy, in nats, of logits `[.., V]` and target ids (u32, `[..]`):
+    /// `-log(softmax(logits)[target])`. The loss is f32 (f64 for f64).
+    ///
+    /// # Errors
+    /// [`Error::Shape`] where sizes differ, [`Error::Index`] if a target is not below V.
+    pub fn cross_entropy(&self, targets: &Tensor) -> Result<Tensor> {
+        self.cross_entropy_with(targets, CrossEntropyOptions::default())
+    }
+
+    /// [`Tensor::cross_entropy`] with an ignore index and another reduction.
+    pub fn cross_entropy_with(&self, targets: &Tensor, options: CrossEntropyOptions) -> Result<Tensor> {
+        let name = "cross_entropy";
+        let Some((&v, rows)) = self.dims().split_last() else {
+            return Err(Error::shape(name, &[self.shape()], "logits need a dimension for the classes"));
+        };
+        if targets.dims() != rows {
+            let reason = "targets must have the shape of the logits without the last dimension";
+            return Err(Error::shape(name, &[self.shape(), targets.shape()], reason));
+        }
+        if !self.dtype().is_float() {
+            return Err(Error::dtype(name, &[self.dtype(), targets.dtype()], "logits must be floats"));
+        }
+        check_ids(name, targets, v, options.ignore_index)?;
+        let op = CrossEntropy { options, gradient: self.requires_grad() && crate::is_recording() };
+        let logits = self.reshape((targets.elements(), v))?;
+        let loss = apply1(op, &[&logits, &targets.flatten_all()?])?;
+        if options.reduction == Reduction::None { loss.reshape(rows.to_vec()) } else { Ok(loss) }
+    }
+}

@@ -1,0 +1,45 @@
+use bytemuck::{Pod, Zeroable};
+
+use crate::device::wgpu::{Binding, WgpuDevice};
+use crate::ops::launch::{element, kernel, output, threads};
+use crate::{DType, Result, Shape, Tensor};
+
+const GATHER: &[&str] = &[include_str!("../../../kernels/gather/gather.wgsl")];
+const SCATTER_ADD: &[&str] = &[include_str!("../../../kernels/gather/scatter_add.wgsl")];
+
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
+struct Params {
+    threads: u32,
+    n: u32,
+    inner: u32,
+    size: u32,
+}
+
+pub fn gather(device: &WgpuDevice, x: &Tensor, ids: &Tensor) -> Result<Vec<Tensor>> {
+    let ((_, size, inner), (_, n, _)) = (x.dims3()?, ids.dims3()?);
+    let (y, buffer) = output("gather", device, ids.shape(), x.dtype())?;
+    let params =
+        Params { threads: y.elements() as u32, n: n as u32, inner: inner as u32, size: size as u32 };
+    device.run(
+        &kernel("gather", GATHER, [element(x.dtype())]),
+        &[Binding::Read(&x.wgpu()?), Binding::Read(&ids.wgpu()?), Binding::Write(&buffer)],
+        &params,
+        threads(y.elements()),
+    )?;
+    Ok(vec![y])
+}
+
+pub fn scatter_add(device: &WgpuDevice, dy: &Tensor, ids: &Tensor, size: usize) -> Result<Vec<Tensor>> {
+    let (outer, n, inner) = ids.dims3()?;
+    let (dx, buffer) = output("scatter_add", device, &Shape::from((outer, size, inner)), DType::F32)?;
+    let params =
+        Params { threads: (outer * inner) as u32, n: n as u32, inner: inner as u32, size: size as u32 };
+    device.run(
+        &kernel("scatter_add", SCATTER_ADD, [element(dy.dtype())]),
+        &[Binding::Read(&dy.wgpu()?), Binding::Read(&ids.wgpu()?), Binding::Write(&buffer)],
+        &params,
+        threads(outer * inner),
+    )?;
+    Ok(vec![dx])
+}

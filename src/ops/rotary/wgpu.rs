@@ -1,0 +1,66 @@
+use bytemuck::{Pod, Zeroable};
+
+use super::RotaryPairs;
+use crate::device::wgpu::{Binding, Kernel, WgpuDevice};
+use crate::ops::launch::{THREADS, output, threads};
+use crate::{Result, Tensor};
+
+const ROTARY: &[&str] = &[include_str!("../../../kernels/rotary/rotary.wgsl")];
+
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
+struct Params {
+    batch: u32,
+    heads: u32,
+    steps: u32,
+    d: u32,
+    rotated: u32,
+    start: u32,
+    x_offset: u32,
+    x_b: u32,
+    x_h: u32,
+    x_t: u32,
+    pad: [u32; 2],
+}
+
+pub fn rotate(
+    device: &WgpuDevice,
+    pairs: RotaryPairs,
+    inverse: bool,
+    x: &Tensor,
+    cos: &Tensor,
+    sin: &Tensor,
+) -> Result<Vec<Tensor>> {
+    let (batch, steps, d) = x.dims3()?;
+    let (y, buffer) = output("rotary", device, x.shape(), x.dtype())?;
+    let params = Params {
+        batch: batch as u32,
+        heads: 1,
+        steps: steps as u32,
+        d: d as u32,
+        rotated: d as u32,
+        start: 0,
+        x_offset: 0,
+        x_b: (steps * d) as u32,
+        x_h: 0,
+        x_t: d as u32,
+        pad: [0; 2],
+    };
+    let kernel = Kernel::builtin("rotary", ROTARY, "rotary")
+        .with("BLOCK", THREADS as u32)
+        .with("INTERLEAVED", pairs == RotaryPairs::Interleaved)
+        .with("DIRECTION", if inverse { -1.0f32 } else { 1.0 })
+        .with("T", x.dtype());
+    device.run(
+        &kernel,
+        &[
+            Binding::Read(&x.wgpu()?),
+            Binding::Read(&cos.wgpu()?),
+            Binding::Read(&sin.wgpu()?),
+            Binding::Write(&buffer),
+        ],
+        &params,
+        threads(x.elements() / 2),
+    )?;
+    Ok(vec![y])
+}

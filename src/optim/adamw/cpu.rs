@@ -1,0 +1,167 @@
+//! AdamW on the CPU: one pass over parameter, gradient and both moments.
+
+use super::{ParamGroup, Step};
+use crate::device::cpu::real::{Real, parallel, simd, sum};
+use crate::ops::with_real;
+use crate::{DType, Device, Element, Result, Tensor, Var};
+
+/// The moments of a group's parameters.
+pub struct State(Vec<(Tensor, Tensor)>);
+
+impl State {
+    pub fn new(vars: &[Var]) -> Result<Self> {
+        vars.iter().map(|var| Ok((var.zeros_like()?, var.zeros_like()?))).collect::<Result<_>>().map(State)
+    }
+
+    pub fn moments(&self, i: usize) -> (Tensor, Tensor) {
+        self.0[i].clone()
+    }
+}
+
+/// Steps every group and returns the norm of all gradients, or 0 if there is no bound for it.
+pub fn step_all(groups: Vec<((&mut State, &ParamGroup), Step)>, max_norm: Option<f64>) -> Result<Tensor> {
+    let mut squares = 0.0;
+    if max_norm.is_some() {
+        for ((_, group), _) in &groups {
+            for grad in group.vars.iter().filter_map(Var::grad) {
+                squares += with_real!(grad.dtype(), R => sum_of_squares(&grad.contiguous()?.cpu::<R>()?));
+            }
+        }
+    }
+    let norm = squares.sqrt();
+    let scale = max_norm.map_or(1.0, |max| (max / (norm + 1e-6)).min(1.0));
+    let mut dtype = DType::F32;
+    for ((state, group), constants) in groups {
+        for (var, (m, v)) in group.vars.iter().zip(&state.0) {
+            let Some(grad) = var.grad() else { continue };
+            dtype = var.dtype();
+            with_real!(dtype, R => step(
+                &constants,
+                R::from_f64(scale),
+                &mut var.cpu_mut::<R>()?,
+                &grad.contiguous()?.cpu::<R>()?,
+                &mut m.cpu_mut::<R>()?,
+                &mut v.cpu_mut::<R>()?,
+            ));
+        }
+    }
+    Tensor::full(norm, (), dtype, &Device::Cpu)
+}
+
+/// Elements of a task.
+const TASK: usize = 16 * 1024;
+
+/// Decoupled weight decay (Loshchilov and Hutter, 2019) in the order of `torch.optim.AdamW`:
+///
+/// ```text
+/// g = grad_scale * grad
+/// p = p - lr * weight_decay * p
+/// m = m + (1 - beta1) (g - m)
+/// v = beta2 v + (1 - beta2) g^2
+/// p = p - lr / correction1 * m / (sqrt(v) / sqrt(correction2) + eps)
+/// ```
+fn step<R: Real>(step: &Step, grad_scale: R, p: &mut [R], grad: &[R], m: &mut [R], v: &mut [R]) {
+    let tasks = p.chunks_mut(TASK).zip(grad.chunks(TASK)).zip(m.chunks_mut(TASK)).zip(v.chunks_mut(TASK));
+    parallel(grad.len(), tasks, |(((p, grad), m), v)| update(step, grad_scale, p, grad, m, v));
+}
+
+simd! {
+    fn update[R: Real](step: &Step, grad_scale: R, p: &mut [R], grad: &[R], m: &mut [R], v: &mut [R]) {
+        let decay = R::from_f64(1.0 - step.lr * step.weight_decay);
+        let (beta2, rest1, rest2) =
+            (R::from_f64(step.beta2), R::from_f64(1.0 - step.beta1), R::from_f64(1.0 - step.beta2));
+        let (rate, eps) = (R::from_f64(step.lr / step.correction1), R::from_f64(step.eps));
+        let root2 = R::from_f64(step.correction2.sqrt());
+        for (((p, &grad), m), v) in p.iter_mut().zip(grad).zip(m).zip(v) {
+            let g = grad * grad_scale;
+            *m += rest1 * (g - *m);
+            *v = beta2 * *v + rest2 * (g * g);
+            *p = *p * decay - rate * (*m / ((*v).sqrt() / root2 + eps));
+        }
+    }
+}
+
+/// The sum of squares, in f64: what the norm of all gradients is the root of.
+fn sum_of_squares<R: Real>(x: &[R]) -> f64 {
+    let mut partial = vec![0.0; x.len().div_ceil(TASK)];
+    parallel(x.len(), x.chunks(TASK).zip(&mut partial), |(x, out)| *out = squares(x));
+    sum(&partial)
+}
+
+simd! {
+    fn squares[R: Real](x: &[R]) -> f64 {
+        let mut lanes = [0.0; 32];
+        let (chunks, rest) = x.as_chunks::<32>();
+        for chunk in chunks {
+            for (lane, x) in lanes.iter_mut().zip(chunk) {
+                *lane += x.to_f64() * x.to_f64();
+            }
+        }
+        sum(&lanes) + rest.iter().map(|x| x.to_f64() * x.to_f64()).sum::<f64>()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::random::Stream;
+
+    fn run<R: Real>(n: usize, steps: i32, grad_scale: f64) -> [Vec<R>; 3] {
+        let draw = |offset: u64| {
+            let mut x = vec![R::ZERO; n];
+            Stream { seed: 14, offset }.fill_normal(0.0, 1.0, &mut x);
+            x
+        };
+        let (mut p, mut m, mut v) = (draw(0), vec![R::ZERO; n], vec![R::ZERO; n]);
+        for t in 1..=steps {
+            let constants = Step {
+                lr: 1e-2,
+                beta1: 0.9,
+                beta2: 0.99,
+                eps: 1e-8,
+                weight_decay: 0.1,
+                correction1: 1.0 - 0.9f64.powi(t),
+                correction2: 1.0 - 0.99f64.powi(t),
+            };
+            step(&constants, R::from_f64(grad_scale), &mut p, &draw(t as u64), &mut m, &mut v);
+        }
+        [p, m, v]
+    }
+
+    #[test]
+    fn follows_the_definition() {
+        for n in [0, 1, 37, 2 * TASK + 3] {
+            let [p, m, v] = run::<f64>(n, 3, 0.5);
+            let draw = |offset: u64| {
+                let mut x = vec![0.0; n];
+                Stream { seed: 14, offset }.fill_normal(0.0, 1.0, &mut x);
+                x
+            };
+            let grads = [draw(1), draw(2), draw(3)];
+            let start = draw(0);
+            for i in 0..n {
+                let (mut pi, mut mi, mut vi) = (start[i], 0.0, 0.0);
+                for (t, g) in (1..).zip(&grads) {
+                    let g = 0.5 * g[i];
+                    mi = 0.9 * mi + (1.0 - 0.9) * g;
+                    vi = 0.99 * vi + (1.0 - 0.99) * g * g;
+                    let (m_hat, v_hat) = (mi / (1.0 - 0.9f64.powi(t)), vi / (1.0 - 0.99f64.powi(t)));
+                    pi = pi - 1e-2 * 0.1 * pi - 1e-2 * m_hat / (v_hat.sqrt() + 1e-8);
+                }
+                assert!((p[i] - pi).abs() < 1e-13 && (m[i] - mi).abs() < 1e-15 && (v[i] - vi).abs() < 1e-15);
+            }
+            let narrow = run::<f32>(n, 3, 0.5);
+            assert!(narrow[0].iter().zip(&p).all(|(&a, b)| (a as f64 - b).abs() < 1e-5));
+        }
+    }
+
+    #[test]
+    fn squares_are_summed_in_f64() {
+        for n in [0, 1, 31, 33, 1000, 3 * TASK + 7] {
+            let x: Vec<f32> = (0..n).map(|i| (i % 100) as f32).collect();
+            assert_eq!(sum_of_squares(&x), x.iter().map(|&x| x as f64 * x as f64).sum::<f64>());
+        }
+        // Beyond what f32 can square.
+        assert_eq!(sum_of_squares(&[1e30f32]).sqrt(), 1e30f32 as f64);
+    }
+}

@@ -1,0 +1,367 @@
+//! The gradient graph: recorded by forward, consumed by backward.
+//!
+//! A tensor that requires a gradient points at the [`Node`] that made it (or is a leaf); a node
+//! points at its inputs' makers and holds what its backward needs. Backward walks the nodes from the
+//! newest to the oldest, which is a topological order because a node is younger than its inputs,
+//! and frees what each node saved as soon as that node is done.
+
+use std::cell::Cell;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use parking_lot::Mutex;
+
+use super::Tensor;
+use super::op::{Op, Saves};
+use crate::{DType, Error, Result, Shape};
+
+thread_local! {
+    static RECORDING: Cell<bool> = const { Cell::new(true) };
+}
+
+/// Runs `f` without recording gradients on this thread.
+pub fn no_grad<T>(f: impl FnOnce() -> T) -> T {
+    struct Restore(bool);
+    impl Drop for Restore {
+        fn drop(&mut self) {
+            RECORDING.set(self.0);
+        }
+    }
+    let _restore = Restore(RECORDING.replace(false));
+    f()
+}
+
+/// False inside [`no_grad`].
+pub fn is_recording() -> bool {
+    RECORDING.get()
+}
+
+/// Where a tensor's gradient goes.
+#[derive(Clone, Default)]
+pub(crate) enum Edge {
+    #[default]
+    None,
+    Leaf(Arc<Leaf>),
+    /// Output number `.1` of the node.
+    Node(Arc<Node>, usize),
+}
+
+impl Edge {
+    fn same(&self, other: &Edge) -> bool {
+        match (self, other) {
+            (Edge::Leaf(a), Edge::Leaf(b)) => Arc::ptr_eq(a, b),
+            (Edge::Node(a, i), Edge::Node(b, j)) => Arc::ptr_eq(a, b) && i == j,
+            _ => false,
+        }
+    }
+}
+
+/// The gradient of a [`Var`](crate::Var).
+#[derive(Default)]
+pub(crate) struct Leaf(pub Mutex<Slot>);
+
+/// A gradient's memory outlives the gradient: after `zero_grad` the next one is written over it.
+#[derive(Default)]
+pub(crate) struct Slot {
+    pub memory: Option<Tensor>,
+    /// False if `memory` holds no gradient, only room for one.
+    pub live: bool,
+}
+
+impl Leaf {
+    fn accumulate(&self, grad: Tensor) -> Result<()> {
+        let mut slot = self.0.lock();
+        match slot.memory.clone() {
+            Some(memory) if slot.live => memory.add_assign(&grad)?,
+            Some(memory) => memory.assign(&grad)?,
+            None => slot.memory = Some(grad.into_owned()?),
+        }
+        slot.live = true;
+        Ok(())
+    }
+}
+
+/// One recorded op.
+pub(crate) struct Node {
+    id: u64,
+    op: Box<dyn Op>,
+    inputs: Vec<Input>,
+    /// Shape and dtype of each visible output.
+    outputs: Vec<(Shape, DType)>,
+    /// Taken by the backward that consumes the node.
+    saved: Mutex<Option<Saved>>,
+}
+
+struct Input {
+    edge: Edge,
+    shape: Shape,
+    dtype: DType,
+}
+
+struct Saved {
+    inputs: Vec<Option<SavedTensor>>,
+    outputs: Vec<Option<SavedTensor>>,
+}
+
+/// A detached tensor and the version its storage had.
+struct SavedTensor(Tensor, u64);
+
+impl SavedTensor {
+    fn new(t: &Tensor) -> Self {
+        SavedTensor(t.detach(), t.storage().version())
+    }
+}
+
+impl Drop for Node {
+    /// Frees long chains of nodes in a loop: the recursion of nested drops would overflow the stack.
+    fn drop(&mut self) {
+        let mut pending: Vec<Input> = std::mem::take(&mut self.inputs);
+        while let Some(input) = pending.pop() {
+            if let Edge::Node(node, _) = input.edge
+                && let Some(mut node) = Arc::into_inner(node)
+            {
+                pending.append(&mut node.inputs);
+            }
+        }
+    }
+}
+
+/// Gives `outputs` their place in the graph and keeps what `saves` names.
+pub(crate) fn record(op: impl Op, saves: Saves, inputs: &[&Tensor], mut outputs: Vec<Tensor>) -> Vec<Tensor> {
+    static NEXT_ID: AtomicU64 = AtomicU64::new(0);
+    let keep = |tensors: &[&Tensor], wanted: &[usize]| {
+        let saved = |(i, &t)| wanted.contains(&i).then(|| SavedTensor::new(t));
+        tensors.iter().enumerate().map(saved).collect()
+    };
+    let saved = Saved {
+        inputs: keep(inputs, saves.inputs),
+        outputs: keep(&outputs.iter().collect::<Vec<_>>(), saves.outputs),
+    };
+    outputs.truncate(op.outputs());
+    let node = Arc::new(Node {
+        id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
+        op: Box::new(op),
+        inputs: (inputs.iter())
+            .map(|t| Input { edge: t.edge().clone(), shape: t.shape().clone(), dtype: t.dtype() })
+            .collect(),
+        outputs: outputs.iter().map(|t| (t.shape().clone(), t.dtype())).collect(),
+        saved: Mutex::new(Some(saved)),
+    });
+    let attach = |(i, t): (usize, Tensor)| match t.dtype().is_float() {
+        true => t.with_edge(Edge::Node(node.clone(), i)),
+        false => t,
+    };
+    outputs.into_iter().enumerate().map(attach).collect()
+}
+
+/// What an op's backward sees: the saved tensors, the gradients of its outputs, and where the
+/// gradients of its inputs may be accumulated in place.
+pub struct Backward<'a> {
+    node: &'a Node,
+    saved: Saved,
+    grads: Vec<Option<Tensor>>,
+    device: crate::Device,
+    targets: Vec<Option<Target>>,
+}
+
+/// An existing place for a gradient: contiguous, of the input's shape and dtype.
+#[derive(Clone)]
+pub struct Target {
+    /// The place; an op that has written there returns this very tensor.
+    pub grad: Tensor,
+    /// True: add to what `grad` holds. False: overwrite it.
+    pub add: bool,
+}
+
+impl Backward<'_> {
+    fn saved<'s>(&self, list: &'s [Option<SavedTensor>], i: usize, what: &str) -> Result<&'s Tensor> {
+        let op = self.node.op.name();
+        match list.get(i) {
+            Some(Some(SavedTensor(t, version))) if t.storage().version() == *version => Ok(t),
+            Some(Some(_)) => Err(Error::ModifiedInPlace { op }),
+            _ => Err(Error::backward(format!("{op} uses {what} {i}, which its `saves` does not name"))),
+        }
+    }
+
+    /// Input `i` of the forward pass, if [`Op::saves`] names it.
+    pub fn input(&self, i: usize) -> Result<&Tensor> {
+        self.saved(&self.saved.inputs, i, "input")
+    }
+
+    /// Output `i` of the forward pass (statistics included), if [`Op::saves`] names it.
+    pub fn output(&self, i: usize) -> Result<&Tensor> {
+        self.saved(&self.saved.outputs, i, "output")
+    }
+
+    /// The shape of input `i`.
+    pub fn input_shape(&self, i: usize) -> &Shape {
+        &self.node.inputs[i].shape
+    }
+
+    /// The dtype of input `i`.
+    pub fn input_dtype(&self, i: usize) -> DType {
+        self.node.inputs[i].dtype
+    }
+
+    /// The gradient of output `i`; zeros if nothing that follows depends on that output.
+    pub fn grad(&self, i: usize) -> Result<Tensor> {
+        match self.grads.get(i) {
+            Some(Some(grad)) => Ok(grad.clone()),
+            Some(None) => {
+                let (shape, dtype) = &self.node.outputs[i];
+                Tensor::zeros(shape, *dtype, &self.device)
+            }
+            None => Err(Error::backward(format!("{} has no output {i}", self.node.op.name()))),
+        }
+    }
+
+    /// The gradient of output `i`, if anything that follows depends on it.
+    pub fn grad_if_any(&self, i: usize) -> Option<&Tensor> {
+        self.grads.get(i)?.as_ref()
+    }
+
+    /// True if input `i` wants a gradient.
+    pub fn needs(&self, i: usize) -> bool {
+        !matches!(self.node.inputs[i].edge, Edge::None)
+    }
+
+    /// Frees the saved tensors and the consumed gradients before the next op allocates.
+    fn finish(self) -> Vec<Option<Target>> {
+        self.targets
+    }
+
+    /// Where the gradient of input `i` already has a place. An op that can accumulate while it
+    /// computes writes there and returns `target.grad` itself; others ignore it.
+    pub fn target(&self, i: usize) -> Option<&Target> {
+        self.targets[i].as_ref()
+    }
+}
+
+/// The gradients on their way, by node and output, the newest node last.
+type Pending = BTreeMap<u64, (Arc<Node>, Vec<Option<Tensor>>)>;
+
+/// The place that input `i`'s gradient already has, if the op alone may write there.
+fn target(node: &Node, i: usize, pending: &Pending) -> Option<Target> {
+    let input = &node.inputs[i];
+    if node.inputs.iter().enumerate().any(|(j, other)| j != i && other.edge.same(&input.edge)) {
+        return None;
+    }
+    match &input.edge {
+        Edge::None => None,
+        Edge::Leaf(leaf) => {
+            let slot = leaf.0.lock();
+            let grad = slot.memory.clone()?;
+            Some(Target { grad, add: slot.live })
+        }
+        Edge::Node(source, output) => {
+            let grad = pending.get(&source.id)?.1[*output].clone()?;
+            // One handle is in `pending`, one is ours: nobody else sees this memory change.
+            let ours = grad.handles() == 2 && grad.storage_handles() == 1 && grad.is_contiguous();
+            ours.then_some(Target { grad, add: true })
+        }
+    }
+}
+
+fn deliver(edge: &Edge, grad: Tensor, pending: &mut Pending) -> Result<()> {
+    match edge {
+        Edge::None => Ok(()),
+        Edge::Leaf(leaf) => leaf.accumulate(grad),
+        Edge::Node(node, output) => {
+            let slot = &mut pending
+                .entry(node.id)
+                .or_insert_with(|| (node.clone(), vec![None; node.outputs.len()]))
+                .1[*output];
+            *slot = Some(match slot.take() {
+                None => grad,
+                Some(sum) => {
+                    let sum = sum.into_owned()?;
+                    sum.add_assign(&grad)?;
+                    sum
+                }
+            });
+            Ok(())
+        }
+    }
+}
+
+/// Backward from several tensors at once, each with the gradient it starts from.
+///
+/// The gradients are added into the `grad` of every [`Var`](crate::Var) on the way. The graph is
+/// consumed: what it saved is freed as it is used.
+pub fn backward(roots: &[(&Tensor, Tensor)]) -> Result<()> {
+    no_grad(|| {
+        let mut pending = Pending::new();
+        for (root, grad) in roots {
+            if !root.requires_grad() {
+                return Err(Error::backward("the tensor does not depend on any Var"));
+            }
+            if grad.shape() != root.shape() || grad.dtype() != root.dtype() {
+                return Err(Error::shape(
+                    "backward",
+                    &[root.shape(), grad.shape()],
+                    "the gradient to start from must have the tensor's shape and dtype",
+                ));
+            }
+            if grad.device() != root.device() {
+                let (left, right) = (root.device().to_string(), grad.device().to_string());
+                return Err(Error::DeviceMismatch { op: "backward", left, right });
+            }
+            deliver(root.edge(), grad.clone(), &mut pending)?;
+        }
+        while let Some((_, (node, grads))) = pending.pop_last() {
+            let saved = node.saved.lock().take().ok_or_else(|| {
+                Error::backward("this graph was consumed by an earlier backward; run the forward pass again")
+            })?;
+            let device = grads.iter().flatten().next().expect("a pending node has a gradient").device();
+            // A gradient's memory that the op also reads, because the caller made it an operand, is no
+            // place to write to while it runs.
+            let read = |t: &Target| {
+                let saved = saved.inputs.iter().chain(&saved.outputs).flatten().map(|s| &s.0);
+                grads.iter().flatten().chain(saved).any(|r| r.same_storage(&t.grad))
+            };
+            let targets =
+                (0..node.inputs.len()).map(|i| target(&node, i, &pending).filter(|t| !read(t))).collect();
+            let ctx = Backward { node: &node, saved, grads, device, targets };
+            let results = node.op.backward(&ctx)?;
+            let targets = ctx.finish();
+            if results.len() != node.inputs.len() {
+                let (name, given, inputs) = (node.op.name(), results.len(), node.inputs.len());
+                return Err(Error::backward(format!("{name} gave {given} gradients for {inputs} inputs")));
+            }
+            for ((input, grad), target) in node.inputs.iter().zip(results).zip(targets) {
+                let Some(grad) = grad else { continue };
+                if target.is_some_and(|t| t.grad.is(&grad)) {
+                    // The op has accumulated in place: the gradient is where it belongs.
+                    if let Edge::Leaf(leaf) = &input.edge {
+                        leaf.0.lock().live = true;
+                    }
+                    continue;
+                }
+                if grad.shape() != &input.shape {
+                    let reason = format!("the gradient of {} has the wrong shape", node.op.name());
+                    return Err(Error::shape("backward", &[&input.shape, grad.shape()], reason));
+                }
+                deliver(&input.edge, grad.to_dtype(input.dtype)?, &mut pending)?;
+            }
+        }
+        Ok(())
+    })
+}
+
+impl Tensor {
+    /// Computes the gradients of this scalar with respect to every [`Var`](crate::Var) it depends
+    /// on, and adds each into the var's [`grad`](crate::Var::grad).
+    ///
+    /// # Errors
+    /// [`Error::Backward`] if this is no scalar, depends on no var, or was consumed by an earlier
+    /// backward; [`Error::ModifiedInPlace`] if a tensor it needs was overwritten since.
+    pub fn backward(&self) -> Result<()> {
+        if self.elements() != 1 {
+            let reason = format!("the tensor has shape {}, and a scalar is needed", self.shape());
+            return Err(Error::Backward { reason });
+        }
+        let one = Tensor::ones(self.shape(), self.dtype(), &self.device())?;
+        backward(&[(self, one)])
+    }
+}
