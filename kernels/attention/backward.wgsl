@@ -60,7 +60,7 @@ const B_PLACE: u32 = MATRIX;      // the tile's second matrix
 const STATS: u32 = 2u * MATRIX;   // dkdv: a quad a query, of lse log2(e) and delta
 
 var<workgroup> shares: array<vec4<f32>, select(1u, 4u * ROWS * BLOCK, SPLIT > 1u)>;
-var<workgroup> kept: array<u32, select(1u, TILE / 4u * BAND, DROPOUT)>;
+var<workgroup> kept: array<u32, select(1u, TILE / 4u * BAND, DROPOUT)>; // [keys / 4][query]
 
 // What a team owns: its rows of a, times scale log2(e), and of b. And its rows' products with eight visited rows:
 // a's are the scores, b's are dO V^T.
@@ -182,7 +182,7 @@ fn dq(
         }
         if (DROPOUT) {
             for (var n = lid; n < TILE / 4u * BAND; n += BLOCK) {
-                kept[n] = kept_keys(j0 / 4u + n / BAND, i0 + n % BAND, head); // [keys / 4][query]
+                kept[n] = kept_keys(j0 / 4u + n / BAND, i0 + n % BAND, head);
             }
         }
         workgroupBarrier();
@@ -194,7 +194,7 @@ fn dq(
                     let w = weights(s[r][g], vec4(lse_row[r]), contains(keys[r], j0 + step + g * 4u));
                     var d = dp[r][g];
                     if (DROPOUT) {
-                        let bits = kept[((step / 4u) + g) * BAND + r * TEAMS + team];
+                        let bits = kept[(step / 4u + g) * BAND + r * TEAMS + team];
                         let keep = (vec4(bits) & vec4(1u, 2u, 4u, 8u)) != vec4(0u);
                         d = select(vec4(0.0), d * p.keep_scale, keep);
                     }
@@ -297,7 +297,7 @@ fn dkdv(
             }
             if (DROPOUT) {
                 for (var n = lid; n < BAND / 4u * TILE; n += BLOCK) {
-                    kept[n] = kept_keys(j0 / 4u + n / TILE, i0 + n % TILE, head); // [keys / 4][query]
+                    kept[n] = kept_keys(j0 / 4u + n / TILE, i0 + n % TILE, head);
                 }
             }
             workgroupBarrier();

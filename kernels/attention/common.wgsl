@@ -9,8 +9,8 @@
 // Constants: D        head size, a multiple of 8
 //            SPLIT    invocations a team, a power of two
 //            ROWS     rows a team owns
-//            BLOCK    workgroup size, a multiple of 4 SPLIT
-//            TILE     rows a tile, a multiple of 8
+//            BLOCK    workgroup size, a multiple of 4 SPLIT, so that a band of keys starts at a multiple of 4
+//            TILE     rows a tile, a multiple of 8; it decides how much workgroup memory is used
 //            DROPOUT: bool
 //            T        f32 or f16: q, k, v, o and their gradients; arithmetic is f32
 // Parts:     common/philox.wgsl, attention/lanes[_subgroup].wgsl, then this, then a pass

@@ -139,7 +139,7 @@ fn forward(
                     // The softmax's total counts what dropout drops.
                     added += w;
                     if (DROPOUT) {
-                        let bits = kept[((step / 4u) + g) * BAND + r * TEAMS + team];
+                        let bits = kept[(step / 4u + g) * BAND + r * TEAMS + team];
                         w = select(vec4(0.0), w, (vec4(bits) & vec4(1u, 2u, 4u, 8u)) != vec4(0u));
                     }
                     s[r][g] = w;

@@ -219,3 +219,11 @@ impl fmt::Debug for Tensor {
         write!(f, "Tensor[{}; {}, {}]", self.shape(), self.dtype(), self.device())
     }
 }
+
+/// Tensors and devices are shared by threads.
+const _: () = {
+    const fn shared<T: Send + Sync>() {}
+    shared::<Tensor>();
+    shared::<Var>();
+    shared::<Device>();
+};

@@ -138,7 +138,7 @@ pub struct CpuVec<T: Element> {
 impl<T: Element> CpuVec<T> {
     /// Room for `len` elements.
     pub fn new(len: usize) -> Result<Self> {
-        let bytes = len.checked_mul(size_of::<T>()).unwrap_or(usize::MAX);
+        let bytes = len.saturating_mul(size_of::<T>());
         Ok(CpuVec { memory: Memory::new(bytes)?, element: PhantomData })
     }
 
