@@ -139,9 +139,12 @@ pub(crate) fn record(op: impl Op, saves: Saves, inputs: &[&Tensor], mut outputs:
         outputs: keep(&outputs.iter().collect::<Vec<_>>(), saves.outputs),
     };
     outputs.truncate(op.outputs());
-    #[expect(
-        clippy::arc_with_non_send_sync,
-        reason = "a node is both, as tensor/mod.rs asserts: the lint does not see through the cycle of types"
+    #[cfg_attr(
+        feature = "wgpu",
+        expect(
+            clippy::arc_with_non_send_sync,
+            reason = "a node is both, as tensor/mod.rs asserts: the lint does not see through the cycle of types"
+        )
     )]
     let node = Arc::new(Node {
         id: NEXT_ID.fetch_add(1, Ordering::Relaxed),

@@ -200,6 +200,7 @@ impl Tensor {
         }
     }
 
+    #[cfg(feature = "wgpu")]
     fn wrong_device(&self, requested: &str, found: String) -> Error {
         Error::NoDevice { requested: requested.into(), reason: format!("the tensor is on {found}") }
     }

@@ -66,7 +66,8 @@ impl<'a> Product<'a> {
 }
 
 /// Inputs `[a, b, bias?, residual?]`: a `[B1, B2, M, K]`, b `[B1, B2, K, N]` (or, transposed,
-/// `[B1, B2, N, K]`), bias `[N]`, residual `[B1, B2, M, N]`.
+/// `[B1, B2, N, K]`), bias `[N]`, residual `[B1, B2, M, N]`. Of one batch, b may be two-dimensional: a
+/// weight comes as it is, without a view in the graph that would hide its gradient's place.
 #[derive(Clone, Copy)]
 struct Matmul {
     name: &'static str,
@@ -90,7 +91,8 @@ impl Matmul {
     }
 
     fn b(&self, x: &[Tensor]) -> Result<Tensor> {
-        if self.transposed { x[1].t() } else { Ok(x[1].clone()) }
+        let b = to_rank4(&x[1])?;
+        if self.transposed { b.t() } else { Ok(b) }
     }
 }
 
@@ -124,17 +126,18 @@ impl Op for Matmul {
             Activation::Identity => dy.clone(),
             activation => activation.backward(ctx.output(1)?, &dy)?,
         };
-        let (a, b) = (ctx.input(0)?, ctx.input(1)?);
+        let (a, b) = (ctx.input(0)?, to_rank4(ctx.input(1)?)?);
         let mut grads = vec![None, None];
         if ctx.needs(0) {
-            let b_t = if self.transposed { b.clone() } else { b.t()? };
+            let b_t = if self.transposed { b } else { b.t()? };
             grads[0] = Some(product_into(&dsum, &b_t, ctx.target(0))?);
         }
         if ctx.needs(1) {
-            grads[1] = Some(match self.transposed {
+            let db = match self.transposed {
                 true => product_into(&dsum.t()?, a, ctx.target(1))?,
                 false => product_into(&a.t()?, &dsum, ctx.target(1))?,
-            });
+            };
+            grads[1] = Some(db.reshape(ctx.input_shape(1))?);
         }
         if self.bias {
             let dbias = if ctx.needs(2) { Some(dsum.sum_to(ctx.input_shape(2))?) } else { None };
@@ -227,7 +230,7 @@ impl Tensor {
             let rows = self.reshape((rows(self), k))?;
             let mut shape = self.dims().to_vec();
             *shape.last_mut().expect("rank is 2 at least") = n;
-            return apply1(plain, &[&to_rank4(&rows)?, &to_rank4(other)?])?.reshape(shape);
+            return apply1(plain, &[&to_rank4(&rows)?, other])?.reshape(shape);
         }
         let batch = |t: &Tensor| Shape::from(&t.dims()[..t.rank() - 2]);
         let batch = batch(self).broadcast(&batch(other), op)?;
@@ -281,7 +284,7 @@ impl Tensor {
         let mut shape = self.dims().to_vec();
         *shape.last_mut().expect("x has a dimension") = n;
         let rows = rows(self);
-        let mut inputs = vec![to_rank4(&self.reshape((rows, k))?)?, to_rank4(w)?];
+        let mut inputs = vec![to_rank4(&self.reshape((rows, k))?)?, w.clone()];
         if let Some(bias) = bias {
             if bias.dims() != [n] {
                 return mismatch("bias must have one element for each row of w", bias);
