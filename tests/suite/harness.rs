@@ -1,0 +1,160 @@
+//! Devices to run on, and reproducible values.
+
+use std::io::Write;
+use std::sync::{LazyLock, Mutex};
+
+use tilewright::random::Stream;
+use tilewright::{DType, Device, Result, Tensor};
+
+/// Every device the suite runs on: the CPU, and through wgpu the first GPU, or else a software adapter.
+///
+/// That adapter is opened twice: with all it has, and as the weakest conforming adapter would be,
+/// because kernels take other paths without f16 and without subgroups. Both are in checked mode, where a
+/// stray access of a kernel shows as a wrong number and not as a crash. Devices are opened once for the
+/// whole process: concurrent creation has crashed drivers.
+///
+/// Says on stderr what ran and what did not. A device named in `TILEWRIGHT_REQUIRE` (separated by
+/// commas) that is absent is a failure.
+pub fn devices() -> &'static [Device] {
+    static DEVICES: LazyLock<Vec<Device>> = LazyLock::new(open);
+    &DEVICES
+}
+
+/// All of [`devices`] but the CPU.
+pub fn gpus() -> &'static [Device] {
+    &devices()[1..]
+}
+
+fn open() -> Vec<Device> {
+    let mut devices = vec![Device::Cpu];
+    let mut report = vec!["RUN on cpu".to_string()];
+    let mut present = vec!["cpu"];
+    match open_wgpu() {
+        Ok(found) => {
+            report.extend(found.iter().map(|(device, how)| format!("RUN on {device}, {how}")));
+            devices.extend(found.into_iter().map(|(device, _)| device));
+            present.push("wgpu");
+        }
+        Err(reason) => report.push(format!("NOT RUN on wgpu: {reason}")),
+    }
+    // Straight to stderr: the harness captures what the print macros write.
+    for line in report {
+        let _ = writeln!(std::io::stderr(), "{line}");
+    }
+    let required = std::env::var("TILEWRIGHT_REQUIRE").unwrap_or_default();
+    for name in required.split(',').map(str::trim).filter(|name| !name.is_empty()) {
+        assert!(present.contains(&name), "TILEWRIGHT_REQUIRE names {name}, which is not there");
+    }
+    devices
+}
+
+/// A short name for messages, which tells the two devices of one adapter apart.
+pub fn label(device: &Device) -> String {
+    match devices().iter().position(|d| d == device) {
+        Some(0) => "cpu".into(),
+        Some(1) => "wgpu".into(),
+        Some(2) => "wgpu with WebGPU's defaults".into(),
+        _ => device.to_string(),
+    }
+}
+
+#[cfg(feature = "wgpu")]
+fn open_wgpu() -> std::result::Result<Vec<(Device, &'static str)>, String> {
+    use tilewright::device::wgpu::{AdapterChoice, Selector, WgpuDevice};
+    let open = |how: &dyn Fn(Selector) -> Selector| {
+        WgpuDevice::new(&how(AdapterChoice::Gpu.into()))
+            .or_else(|_| WgpuDevice::new(&how(AdapterChoice::Software.into())))
+            .map(Device::Wgpu)
+            .map_err(|error| error.to_string())
+    };
+    Ok(vec![
+        (open(&Selector::checked)?, "checked"),
+        (open(&|selector| selector.checked().portable())?, "checked, with WebGPU's defaults"),
+    ])
+}
+
+#[cfg(not(feature = "wgpu"))]
+fn open_wgpu() -> std::result::Result<Vec<(Device, &'static str)>, String> {
+    Err("built without the feature `wgpu`".into())
+}
+
+/// Runs `f` with the device's random numbers at stream `offset` of seed 7. A generator belongs to its
+/// device, not to a thread: so everything random in this process takes its turn here.
+pub fn seeded<T>(device: &Device, offset: u64, f: impl FnOnce() -> T) -> T {
+    static TURN: Mutex<()> = Mutex::new(());
+    let _turn = TURN.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    device.set_generator(Stream { seed: 7, offset });
+    f()
+}
+
+/// SplitMix64 (Steele, Lea and Flood, 2014): test data that does not come from the code under test.
+#[derive(Clone)]
+pub struct Rng(u64);
+
+impl Rng {
+    pub fn new(seed: u64) -> Self {
+        Rng(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ 0xD1B5_4A32_D192_ED03)
+    }
+
+    /// A generator of its own for each name.
+    pub fn named(name: &str) -> Self {
+        Rng::new(
+            name.bytes().fold(0xCBF2_9CE4_8422_2325, |h, b| (h ^ u64::from(b)).wrapping_mul(0x100_0000_01B3)),
+        )
+    }
+
+    pub fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        let z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        z ^ (z >> 31)
+    }
+
+    /// Below `n`, which is not 0.
+    pub fn below(&mut self, n: usize) -> usize {
+        (self.next() % n as u64) as usize
+    }
+
+    /// On [0, 1).
+    pub fn uniform(&mut self) -> f64 {
+        (self.next() >> 11) as f64 / (1u64 << 53) as f64
+    }
+
+    /// About normal, mean 0 and variance 1, within (-3.5, 3.5): the sum of four uniforms.
+    pub fn normal(&mut self) -> f64 {
+        ((0..4).map(|_| self.uniform()).sum::<f64>() - 2.0) * 3f64.sqrt()
+    }
+}
+
+/// Normal values of `shape` as f64 on the CPU.
+pub fn normal(seed: u64, shape: &[usize]) -> Tensor {
+    let mut rng = Rng::new(seed);
+    let values: Vec<f64> = (0..shape.iter().product()).map(|_| rng.normal()).collect();
+    Tensor::from_vec(values, shape, &Device::Cpu).unwrap()
+}
+
+/// A tensor of `dtype` on `device` with these CPU values.
+pub fn place(x: &Tensor, dtype: DType, device: &Device) -> Result<Tensor> {
+    x.to_dtype(dtype)?.to_device(device)
+}
+
+/// The largest absolute difference; NaN differs from everything but NaN.
+pub fn difference(a: &[f64], b: &[f64]) -> f64 {
+    assert_eq!(a.len(), b.len());
+    let one = |(&a, &b): (&f64, &f64)| match a == b || (a.is_nan() && b.is_nan()) {
+        true => 0.0,
+        false if (a - b).is_nan() => f64::INFINITY,
+        false => (a - b).abs(),
+    };
+    a.iter().zip(b).map(one).fold(0.0, f64::max)
+}
+
+/// The largest magnitude.
+pub fn magnitude(x: &[f64]) -> f64 {
+    x.iter().fold(0.0, |m, x| m.max(x.abs()))
+}
+
+/// The bits of all values.
+pub fn bits(x: &Tensor) -> Vec<u64> {
+    x.to_vec::<f64>().unwrap().iter().map(|x| x.to_bits()).collect()
+}

@@ -1,0 +1,19 @@
+//! The suite of the whole crate, on every device of the machine.
+//!
+//! One table of cases ([`cases`]) serves both oracles: [`gradients`] holds every op's backward against
+//! finite differences in f64 on the CPU, [`parity`] holds every device and dtype against that f64 CPU.
+//! The rest is about what ops have in common: views, the graph, errors, random numbers, reproducibility.
+//!
+//! `TILEWRIGHT_REQUIRE=wgpu` makes an absent device a failure; see [`harness::devices`].
+
+mod autograd;
+mod cases;
+mod determinism;
+mod errors;
+mod gradients;
+mod harness;
+mod layout;
+mod optim;
+mod parity;
+mod random;
+mod values;
