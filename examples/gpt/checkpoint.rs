@@ -1,0 +1,248 @@
+//! A model on disk: one safetensors file that holds the parameters, the config and the vocabulary.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::Path;
+
+use safetensors::tensor::TensorView;
+use safetensors::{Dtype, SafeTensors};
+use serde::{Deserialize, Serialize};
+
+use crate::config::Config;
+use crate::data::Vocabulary;
+use crate::error::AppError;
+
+/// The metadata key of the header. One key, since safetensors writes several in no fixed order.
+const HEADER: &str = "tilewright.gpt";
+
+/// What a checkpoint says besides its tensors.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Header {
+    pub config: Config,
+    pub vocabulary: Vocabulary,
+    /// Updates made so far.
+    pub step: usize,
+    pub val_loss: f32,
+}
+
+/// A tensor's values on the host, in row-major order.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Values {
+    pub shape: Vec<usize>,
+    pub data: Vec<f32>,
+}
+
+pub struct Checkpoint {
+    pub header: Header,
+    pub tensors: BTreeMap<String, Values>,
+}
+
+impl Checkpoint {
+    /// Writes the file, or leaves the one that is there as it was.
+    pub fn save(&self, path: &Path) -> Result<(), AppError> {
+        let header = serde_json::to_string(&self.header)
+            .map_err(|e| AppError::contents(path, format!("cannot encode the header: {e}")))?;
+        let bytes: Vec<(&str, Vec<u8>)> = self
+            .tensors
+            .iter()
+            .map(|(name, values)| (name.as_str(), values.data.iter().flat_map(|v| v.to_le_bytes()).collect()))
+            .collect();
+        let views = self.tensors.values().zip(&bytes).map(|(values, (name, bytes))| {
+            TensorView::new(Dtype::F32, values.shape.clone(), bytes).map(|view| (*name, view))
+        });
+        let encoded = views
+            .collect::<Result<Vec<_>, _>>()
+            .and_then(|views| {
+                safetensors::serialize(views, Some(HashMap::from([(HEADER.to_owned(), header)])))
+            })
+            .map_err(|e| AppError::contents(path, format!("cannot encode the tensors: {e}")))?;
+        write_atomically(path, |file| file.write_all(&encoded)).map_err(AppError::io("write", path))
+    }
+
+    /// # Errors
+    /// An absent or unreadable file, one that is cut short or not a safetensors file, one that some
+    /// other program made, or a header whose config makes no sense.
+    pub fn load(path: &Path) -> Result<Checkpoint, AppError> {
+        let bytes = fs::read(path).map_err(AppError::io("read", path))?;
+        let damaged = |e| AppError::contents(path, format!("not a readable safetensors file: {e}"));
+        let (_, metadata) = SafeTensors::read_metadata(&bytes).map_err(damaged)?;
+        let file = SafeTensors::deserialize(&bytes).map_err(damaged)?;
+        let header =
+            metadata.metadata().as_ref().and_then(|entries| entries.get(HEADER)).ok_or_else(|| {
+                AppError::contents(path, "not a checkpoint of this program: its metadata has no config")
+            })?;
+        let header: Header = serde_json::from_str(header)
+            .map_err(|e| AppError::contents(path, format!("its header does not fit this program: {e}")))?;
+        header
+            .config
+            .check()
+            .map_err(|(key, reason)| AppError::contents(path, format!("its config key `{key}` {reason}")))?;
+
+        let mut tensors = BTreeMap::new();
+        for (name, view) in file.iter() {
+            if view.dtype() != Dtype::F32 {
+                let reason = format!("tensor {name} is of type {:?}, expected F32", view.dtype());
+                return Err(AppError::contents(path, reason));
+            }
+            // The file's bytes have no alignment, so each number is put together from its own four.
+            let data = view.data().as_chunks().0.iter().map(|&bytes| f32::from_le_bytes(bytes)).collect();
+            tensors.insert(name.to_owned(), Values { shape: view.shape().to_vec(), data });
+        }
+        Ok(Checkpoint { header, tensors })
+    }
+}
+
+/// Writes a file beside `path` and renames it there once it is safely on disk: a crash or a full disk
+/// at any moment leaves either the old file or the new one, whole.
+fn write_atomically(path: &Path, write: impl FnOnce(&mut File) -> io::Result<()>) -> io::Result<()> {
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(format!(".{}.part", std::process::id()));
+    let temporary = path.with_file_name(name);
+    let written = File::create(&temporary).and_then(|mut file| {
+        write(&mut file)?;
+        file.sync_all()
+    });
+    if let Err(e) = written.and_then(|()| fs::rename(&temporary, path)) {
+        // The first error is the one to report; a leftover is only untidy.
+        let _ = fs::remove_file(&temporary);
+        return Err(e);
+    }
+    // The rename itself lasts once the directory is on disk. Only Unix opens directories as files.
+    #[cfg(unix)]
+    if let Some(directory) = path.parent() {
+        let directory = if directory.as_os_str().is_empty() { Path::new(".") } else { directory };
+        File::open(directory)?.sync_all()?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use super::*;
+    use crate::config::tests::config;
+
+    fn scratch(name: &str) -> PathBuf {
+        let path = std::env::temp_dir().join(format!("tilewright-gpt-{name}-{}", std::process::id()));
+        let _ = fs::remove_dir_all(&path);
+        fs::create_dir_all(&path).unwrap();
+        path
+    }
+
+    fn checkpoint(step: usize) -> Checkpoint {
+        let header = Header {
+            config: config(&["--n-layer", "1"]),
+            vocabulary: Vocabulary::from("ab\n\u{e9}".to_owned()),
+            step,
+            val_loss: 1.5,
+        };
+        let tensors = BTreeMap::from([
+            ("b.bias".to_owned(), Values { shape: vec![3], data: vec![-0.0, f32::MIN_POSITIVE, 3.25] }),
+            ("a.weight".to_owned(), Values { shape: vec![2, 1], data: vec![1.0, step as f32] }),
+        ]);
+        Checkpoint { header, tensors }
+    }
+
+    /// The names in a directory: no half-written file may stay behind.
+    fn names(directory: &Path) -> Vec<String> {
+        let entries = fs::read_dir(directory).unwrap();
+        entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+    }
+
+    #[test]
+    fn a_checkpoint_round_trips_to_the_bit() {
+        let directory = scratch("round-trip");
+        let (first, second) = (directory.join("1.safetensors"), directory.join("2.safetensors"));
+        checkpoint(7).save(&first).unwrap();
+        checkpoint(7).save(&second).unwrap();
+        let loaded = Checkpoint::load(&first).unwrap();
+        assert_eq!(loaded.header, checkpoint(7).header);
+        assert_eq!(loaded.tensors, checkpoint(7).tensors);
+        assert_eq!(
+            fs::read(&first).unwrap(),
+            fs::read(&second).unwrap(),
+            "the same run writes the same bytes"
+        );
+        assert_eq!(names(&directory).len(), 2);
+        fs::remove_dir_all(directory).unwrap();
+    }
+
+    #[test]
+    fn a_failed_save_leaves_the_previous_checkpoint() {
+        let directory = scratch("fault");
+        let path = directory.join("checkpoint.safetensors");
+        checkpoint(1).save(&path).unwrap();
+        let before = fs::read(&path).unwrap();
+        let full = write_atomically(&path, |file| {
+            file.write_all(&before[..before.len() / 2])?;
+            Err(io::ErrorKind::StorageFull.into())
+        });
+        assert_eq!(full.unwrap_err().kind(), io::ErrorKind::StorageFull);
+        assert_eq!(fs::read(&path).unwrap(), before);
+        assert_eq!(names(&directory), ["checkpoint.safetensors"]);
+        checkpoint(2).save(&path).unwrap();
+        assert_eq!(Checkpoint::load(&path).unwrap().header.step, 2);
+        fs::remove_dir_all(directory).unwrap();
+    }
+
+    /// The same with a disk that is really full, where there is one at hand.
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_full_device_is_an_error_that_names_the_file() {
+        let directory = scratch("full");
+        let path = directory.join("checkpoint.safetensors");
+        checkpoint(1).save(&path).unwrap();
+        let error = write_atomically(&path, |_| File::create("/dev/full")?.write_all(&[0; 1 << 16]))
+            .map_err(AppError::io("write", &path))
+            .unwrap_err()
+            .to_string();
+        assert!(error.starts_with(&format!("cannot write {}: No space left", path.display())), "{error}");
+        assert_eq!(Checkpoint::load(&path).unwrap().header.step, 1);
+        assert_eq!(names(&directory), ["checkpoint.safetensors"]);
+
+        let nowhere = directory.join("absent").join("checkpoint.safetensors");
+        assert!(checkpoint(1).save(&nowhere).unwrap_err().to_string().starts_with("cannot write "));
+        fs::remove_dir_all(directory).unwrap();
+    }
+
+    #[test]
+    fn what_is_not_a_checkpoint_is_an_error_that_says_why() {
+        let directory = scratch("corrupt");
+        let path = directory.join("checkpoint.safetensors");
+        let error = || Checkpoint::load(&path).err().unwrap().to_string();
+        assert!(error().starts_with("cannot read "));
+
+        checkpoint(1).save(&path).unwrap();
+        let good = fs::read(&path).unwrap();
+        for cut in [0, 4, 100, good.len() - 1] {
+            fs::write(&path, &good[..cut]).unwrap();
+            assert!(error().contains("not a readable safetensors file"), "cut to {cut}: {}", error());
+        }
+        let mut flipped = good.clone();
+        flipped[3] = 0xff;
+        fs::write(&path, flipped).unwrap();
+        assert!(error().contains("not a readable safetensors file"));
+
+        let none: [(&str, TensorView); 0] = [];
+        fs::write(&path, safetensors::serialize(none, None).unwrap()).unwrap();
+        assert!(error().contains("not a checkpoint of this program"));
+
+        let mut broken = checkpoint(1);
+        broken.header.config.n_head = 0;
+        broken.save(&path).unwrap();
+        assert!(
+            error().ends_with("its config key `n_head` must be from 1 to 2147483648, not 0"),
+            "{}",
+            error()
+        );
+
+        let half = TensorView::new(Dtype::F16, vec![1], &[0, 0]).unwrap();
+        let header = serde_json::to_string(&checkpoint(1).header).unwrap();
+        let metadata = HashMap::from([(HEADER.to_owned(), header)]);
+        fs::write(&path, safetensors::serialize([("h", half)], Some(metadata)).unwrap()).unwrap();
+        assert!(error().ends_with("tensor h is of type F16, expected F32"), "{}", error());
+        fs::remove_dir_all(directory).unwrap();
+    }
+}

@@ -1,0 +1,428 @@
+//! What a run is told: the keys, where their values come from, and which values make sense.
+//!
+//! [`Config`] is the one list of keys. Its fields are the keys of a TOML file (serde) and the flags of
+//! the command line (clap), and `configs/default.toml` gives each its value. On top of that come the
+//! file that `--config` names, then the flags.
+
+use std::path::Path;
+
+use clap::error::ErrorKind;
+use clap::parser::ValueSource;
+use clap::{ArgAction, ArgMatches, Args, Command, FromArgMatches};
+use serde::{Deserialize, Serialize};
+use tilewright::optim::CosineSchedule;
+use toml::Table;
+use toml::de::DeTable;
+
+use crate::error::AppError;
+
+const DEFAULT: &str = include_str!("configs/default.toml");
+
+/// The shipped configs: what `--config NAME` finds.
+const SHIPPED: [(&str, &str); 4] = [
+    ("default", DEFAULT),
+    ("shakespeare-char", include_str!("configs/shakespeare-char.toml")),
+    ("shakespeare-char-cpu", include_str!("configs/shakespeare-char-cpu.toml")),
+    ("gpt2-124m", include_str!("configs/gpt2-124m.toml")),
+];
+
+/// Every key of a run, under nanoGPT's names.
+#[derive(Clone, Debug, PartialEq, Args, Serialize, Deserialize)]
+#[command(next_help_heading = "Config keys (the defaults shown are those of the config `default`)")]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// Transformer blocks
+    #[arg(long)]
+    pub n_layer: usize,
+    /// Attention heads in a block; must divide n_embd
+    #[arg(long)]
+    pub n_head: usize,
+    /// Channels
+    #[arg(long)]
+    pub n_embd: usize,
+    /// Longest context, in tokens
+    #[arg(long)]
+    pub block_size: usize,
+    /// Probability of dropping an activation while training
+    #[arg(long)]
+    pub dropout: f64,
+    /// Biases in linear layers and layer norms
+    #[arg(long, action = ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
+    pub bias: bool,
+    /// Rows of the token embedding; 0 means as many as the data has characters
+    #[arg(long)]
+    pub vocab_size: usize,
+
+    /// Sequences in a micro-batch
+    #[arg(long)]
+    pub batch_size: usize,
+    /// Micro-batches whose gradients make one step
+    #[arg(long)]
+    pub gradient_accumulation_steps: usize,
+
+    /// Peak learning rate
+    #[arg(long)]
+    pub learning_rate: f64,
+    /// Training steps
+    #[arg(long)]
+    pub max_iters: usize,
+    /// AdamW's decoupled weight decay, for parameters of two or more dimensions
+    #[arg(long)]
+    pub weight_decay: f64,
+    /// AdamW's decay of the first moment
+    #[arg(long)]
+    pub beta1: f64,
+    /// AdamW's decay of the second moment
+    #[arg(long)]
+    pub beta2: f64,
+    /// Largest norm of the whole gradient; 0 turns clipping off
+    #[arg(long)]
+    pub grad_clip: f64,
+    /// Warm up and decay the learning rate; otherwise it is constant
+    #[arg(long, action = ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
+    pub decay_lr: bool,
+    /// Steps of linear warm-up
+    #[arg(long)]
+    pub warmup_iters: usize,
+    /// The step at which the cosine reaches min_lr
+    #[arg(long)]
+    pub lr_decay_iters: usize,
+    /// Learning rate at and after lr_decay_iters
+    #[arg(long)]
+    pub min_lr: f64,
+
+    /// Steps between evaluations
+    #[arg(long)]
+    pub eval_interval: usize,
+    /// Batches an evaluation takes from each split
+    #[arg(long)]
+    pub eval_iters: usize,
+    /// Steps between updates of the progress bar
+    #[arg(long)]
+    pub log_interval: usize,
+    /// Write a checkpoint at every evaluation, not only at a better validation loss
+    #[arg(long, action = ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
+    pub always_save_checkpoint: bool,
+
+    /// Seed of everything random; a run is a function of it
+    #[arg(long, value_parser = clap::value_parser!(u64).range(..=i64::MAX as u64))]
+    pub seed: u64,
+}
+
+impl Config {
+    /// The learning rate of each step.
+    pub fn schedule(&self) -> CosineSchedule {
+        if !self.decay_lr {
+            let lr = self.learning_rate;
+            return CosineSchedule { max_lr: lr, min_lr: lr, warmup_steps: 0, decay_steps: 0 };
+        }
+        CosineSchedule {
+            max_lr: self.learning_rate,
+            min_lr: self.min_lr,
+            warmup_steps: self.warmup_iters,
+            decay_steps: self.lr_decay_iters,
+        }
+    }
+
+    /// The first key whose value makes no sense, and why.
+    pub fn check(&self) -> Result<(), (&'static str, String)> {
+        let counts = [
+            ("n_layer", self.n_layer),
+            ("n_head", self.n_head),
+            ("n_embd", self.n_embd),
+            ("block_size", self.block_size),
+            ("batch_size", self.batch_size),
+            ("gradient_accumulation_steps", self.gradient_accumulation_steps),
+            ("max_iters", self.max_iters),
+            ("eval_interval", self.eval_interval),
+            ("eval_iters", self.eval_iters),
+            ("log_interval", self.log_interval),
+        ];
+        for (key, value) in counts {
+            // No sum or product of two counts overflows then.
+            if !(1..=1 << 31).contains(&value) {
+                return Err((key, format!("must be from 1 to 2147483648, not {value}")));
+            }
+        }
+        if self.batch_size * self.block_size > 1 << 31 {
+            let reason =
+                format!("is {}, too many sequences of block_size {}", self.batch_size, self.block_size);
+            return Err(("batch_size", reason));
+        }
+        if self.vocab_size > 1 << 31 {
+            return Err(("vocab_size", format!("must be at most 2147483648, not {}", self.vocab_size)));
+        }
+        for (key, value) in [("dropout", self.dropout), ("beta1", self.beta1), ("beta2", self.beta2)] {
+            if !(0.0..1.0).contains(&value) {
+                return Err((key, format!("must be at least 0 and below 1, not {value}")));
+            }
+        }
+        let amounts = [
+            ("learning_rate", self.learning_rate),
+            ("min_lr", self.min_lr),
+            ("weight_decay", self.weight_decay),
+            ("grad_clip", self.grad_clip),
+        ];
+        for (key, value) in amounts {
+            if !(value >= 0.0 && value.is_finite()) {
+                return Err((key, format!("must be a finite number of at least 0, not {value}")));
+            }
+        }
+        if !self.n_embd.is_multiple_of(self.n_head) {
+            return Err((
+                "n_head",
+                format!("is {}, which does not divide n_embd, {}", self.n_head, self.n_embd),
+            ));
+        }
+        Ok(())
+    }
+
+    fn from_table(table: Table) -> Result<Config, String> {
+        Config::deserialize(table).map_err(|e| e.message().to_owned())
+    }
+
+    fn to_table(&self) -> Result<Table, String> {
+        Table::try_from(self).map_err(|e| e.to_string())
+    }
+}
+
+/// One `key = value` line of a TOML text.
+struct Entry<'a> {
+    key: String,
+    /// The value as it is written.
+    value: &'a str,
+    line: usize,
+}
+
+/// The top-level entries of `text`, in the order of their keys.
+fn entries(text: &str) -> Result<Vec<Entry<'_>>, toml::de::Error> {
+    let line = |at: usize| 1 + text[..at].matches('\n').count();
+    let table = DeTable::parse(text)?;
+    let entries = table.get_ref().iter().map(|(key, value)| Entry {
+        key: key.get_ref().to_string(),
+        value: &text[value.span()],
+        line: line(key.span().start),
+    });
+    Ok(entries.collect())
+}
+
+/// The keys that were given as flags, to go over a config file.
+#[derive(Clone, Debug, Default)]
+pub struct Flags(Table);
+
+impl Args for Flags {
+    fn augment_args(command: Command) -> Command {
+        let defaults = entries(DEFAULT).unwrap_or_default();
+        defaults.into_iter().fold(Config::augment_args(command), |command, entry| {
+            command.mut_arg(entry.key, |arg| arg.required(false).default_value(entry.value))
+        })
+    }
+
+    fn augment_args_for_update(command: Command) -> Command {
+        Self::augment_args(command)
+    }
+}
+
+impl FromArgMatches for Flags {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        let config = Config::from_arg_matches(matches)?;
+        let mut values = config.to_table().map_err(|reason| {
+            clap::Error::raw(ErrorKind::ValueValidation, format!("a flag's value: {reason}\n"))
+        })?;
+        values.retain(|key, _| matches.value_source(key) == Some(ValueSource::CommandLine));
+        Ok(Flags(values))
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        *self = Self::from_arg_matches(matches)?;
+        Ok(())
+    }
+}
+
+/// The config that `--config` names (`default` if it does not), with `flags` over it, and the run's name.
+///
+/// # Errors
+/// A file that cannot be read, text that is not TOML, a key that does not exist, a value that makes
+/// no sense: each with its file and line, or its flag.
+pub fn load(selector: &str, flags: &Flags) -> Result<(String, Config), AppError> {
+    match SHIPPED.iter().find(|(name, _)| *name == selector) {
+        Some((name, text)) => Ok((name.to_string(), build(&format!("config {name}"), text, flags)?)),
+        None => {
+            let path = Path::new(selector);
+            let looks_like_path = path.extension().is_some() || path.components().count() > 1;
+            if !looks_like_path && !path.exists() {
+                let names: Vec<&str> = SHIPPED.iter().map(|(name, _)| *name).collect();
+                let reason = format!("{selector} is neither a file nor one of {}", names.join(", "));
+                return Err(AppError::Argument { argument: "--config", reason });
+            }
+            let text = std::fs::read_to_string(path).map_err(AppError::io("read", path))?;
+            let name = path.file_stem().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
+            Ok((name, build(selector, &text, flags)?))
+        }
+    }
+}
+
+/// The default values, then `text`'s (a file called `origin`), then the flags'.
+fn build(origin: &str, text: &str, flags: &Flags) -> Result<Config, AppError> {
+    let malformed = |e: toml::de::Error| {
+        // toml's message shows the line and points at the place.
+        AppError::contents(Path::new(origin), format!("not a valid TOML file\n{e}"))
+    };
+    let entries = entries(text).map_err(malformed)?;
+    let values: Table = toml::from_str(text).map_err(malformed)?;
+    let mut table: Table = toml::from_str(DEFAULT).map_err(malformed)?;
+    for entry in &entries {
+        let Entry { key, line, .. } = entry;
+        let origin = format!("{origin}, line {line}");
+        if !table.contains_key(key) {
+            let hint = match nearest(key, table.keys()) {
+                Some(nearest) => format!("did you mean `{nearest}`?"),
+                None => format!("the keys are {}", table.keys().cloned().collect::<Vec<_>>().join(", ")),
+            };
+            return Err(AppError::UnknownKey { origin, key: key.clone(), hint });
+        }
+        table.insert(key.clone(), values[key].clone());
+        // Once a key, so that the error can say which one it was.
+        Config::from_table(table.clone()).map_err(|reason| AppError::Key {
+            origin,
+            key: key.clone(),
+            reason: format!("cannot be {}: {reason}", entry.value),
+        })?;
+    }
+    table.extend(flags.0.clone());
+
+    let refused = |key: &str, reason: String| {
+        let origin = match entries.iter().find(|entry| entry.key == key) {
+            _ if flags.0.contains_key(key) => format!("--{}", key.replace('_', "-")),
+            Some(entry) => format!("{origin}, line {}", entry.line),
+            None => "config default".into(),
+        };
+        AppError::Key { origin, key: key.into(), reason }
+    };
+    let config = Config::from_table(table).map_err(|reason| AppError::contents(Path::new(origin), reason))?;
+    config.check().map_err(|(key, reason)| refused(key, reason))?;
+    Ok(config)
+}
+
+/// The key that is `wrong` but for a few letters.
+fn nearest<'a>(wrong: &str, keys: impl Iterator<Item = &'a String>) -> Option<&'a str> {
+    let close = 1 + wrong.chars().count() / 3;
+    keys.map(|key| (edit_distance(wrong, key), key.as_str()))
+        .min()
+        .filter(|&(distance, _)| distance <= close)
+        .map(|(_, key)| key)
+}
+
+/// Levenshtein's distance: insertions, deletions and replacements that turn `a` into `b`.
+fn edit_distance(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.chars().collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.chars().enumerate() {
+        let mut diagonal = std::mem::replace(&mut row[0], i + 1);
+        for (j, &y) in b.iter().enumerate() {
+            let replaced = diagonal + usize::from(x != y);
+            diagonal = row[j + 1];
+            row[j + 1] = replaced.min(row[j] + 1).min(diagonal + 1);
+        }
+    }
+    row[b.len()]
+}
+
+#[cfg(test)]
+pub mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Cli {
+        #[command(flatten)]
+        flags: Flags,
+    }
+
+    fn flags(arguments: &[&str]) -> Flags {
+        let arguments = std::iter::once("gpt").chain(arguments.iter().copied());
+        Cli::try_parse_from(arguments).unwrap().flags
+    }
+
+    /// The default config with some keys replaced, for other modules' tests.
+    pub fn config(arguments: &[&str]) -> Config {
+        load("default", &flags(arguments)).unwrap().1
+    }
+
+    fn error(text: &str, arguments: &[&str]) -> String {
+        build("my.toml", text, &flags(arguments)).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn the_default_config_sets_every_key_and_no_other() {
+        let config: Config = toml::from_str(DEFAULT).unwrap();
+        assert_eq!(config, load("default", &Flags::default()).unwrap().1);
+    }
+
+    #[test]
+    fn every_shipped_config_loads_with_its_values() {
+        for (name, _) in SHIPPED {
+            assert_eq!(load(name, &Flags::default()).unwrap().0, name);
+        }
+        let char = load("shakespeare-char", &Flags::default()).unwrap().1;
+        assert_eq!((char.n_layer, char.n_embd, char.batch_size, char.dropout), (6, 384, 64, 0.2));
+        let cpu = load("shakespeare-char-cpu", &Flags::default()).unwrap().1;
+        assert_eq!((cpu.block_size, cpu.batch_size, cpu.max_iters, cpu.lr_decay_iters), (64, 12, 2000, 2000));
+    }
+
+    #[test]
+    fn flags_go_over_the_file_and_the_file_over_the_defaults() {
+        let flags = flags(&["--n-layer", "3", "--bias", "--dropout", ".25", "--decay-lr", "false"]);
+        let config = build("my.toml", "n_layer = 2\nn_head = 1\nlearning_rate = 1", &flags).unwrap();
+        assert_eq!((config.n_layer, config.n_head, config.learning_rate), (3, 1, 1.0));
+        assert_eq!((config.bias, config.dropout, config.decay_lr), (true, 0.25, false));
+        assert_eq!(config.seed, 1337);
+    }
+
+    #[test]
+    fn an_unknown_key_names_the_line_and_the_nearest_key() {
+        let message = error("# mine\nn_layer = 2\nmax_iter = 3\n", &[]);
+        assert_eq!(message, "my.toml, line 3: unknown config key `max_iter`; did you mean `max_iters`?");
+        assert!(error("wandb_project = 1", &[]).contains("the keys are always_save_checkpoint, batch_size"));
+        assert!(error("[model]\nn_layer = 2", &[]).contains("line 1: unknown config key `model`"));
+    }
+
+    #[test]
+    fn a_bad_value_names_the_line_or_the_flag() {
+        let message = error("n_layer = 2\nn_embd = \"big\"", &[]);
+        assert!(message.starts_with("my.toml, line 2: config key `n_embd` cannot be \"big\": "), "{message}");
+        assert!(error("n_layer = -1", &[]).contains("line 1: config key `n_layer` cannot be -1"));
+        assert!(error("n_layer = ", &[]).contains("not a valid TOML file"));
+        assert_eq!(
+            error("n_embd = 9", &["--n-head", "2"]),
+            "--n-head: config key `n_head` is 2, which does not divide n_embd, 9"
+        );
+        assert!(error("\ndropout = 1.5", &[]).starts_with("my.toml, line 2: config key `dropout` must be"));
+        assert!(error("", &["--min-lr", "NaN"]).starts_with("--min-lr: config key `min_lr` must be"));
+        assert!(error("eval_interval = 0", &[]).contains("must be from 1 to"));
+        assert!(error("batch_size = 100000000\nblock_size = 100", &[]).contains("too many sequences"));
+    }
+
+    #[test]
+    fn a_config_that_is_nowhere_is_an_error_with_the_names() {
+        let message = load("shakespear", &Flags::default()).unwrap_err().to_string();
+        assert!(message.contains("default, shakespeare-char, shakespeare-char-cpu, gpt2-124m"), "{message}");
+        let message = load("no/such.toml", &Flags::default()).unwrap_err().to_string();
+        assert!(message.starts_with("cannot read no/such.toml: "), "{message}");
+    }
+
+    #[test]
+    fn the_learning_rate_decays_only_if_it_should() {
+        let schedule = |more: &str| config(&["--warmup-iters", "9", "--decay-lr", more]).schedule();
+        assert_eq!([0, 9, 10_000].map(|step| schedule("true").lr(step)), [2e-4, 2e-3, 2e-4]);
+        assert_eq!([0, 9, 10_000].map(|step| schedule("false").lr(step)), [2e-3; 3]);
+    }
+
+    #[test]
+    fn edit_distances() {
+        assert_eq!(edit_distance("n_layr", "n_layer"), 1);
+        assert_eq!(edit_distance("", "abc"), 3);
+        assert_eq!(edit_distance("kitten", "sitting"), 3);
+    }
+}

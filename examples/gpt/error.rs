@@ -1,0 +1,48 @@
+//! Everything that can end a run early, each with the file, key or line that is to blame.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+#[derive(Debug, thiserror::Error)]
+pub enum AppError {
+    /// A config key that does not exist.
+    #[error("{origin}: unknown config key `{key}`; {hint}")]
+    UnknownKey { origin: String, key: String, hint: String },
+
+    /// A config key with a value of the wrong type or out of range.
+    #[error("{origin}: config key `{key}` {reason}")]
+    Key { origin: String, key: String, reason: String },
+
+    /// A file, read or written, that the system refuses.
+    #[error("cannot {action} {}: {source}", path.display())]
+    Io { action: &'static str, path: PathBuf, source: io::Error },
+
+    /// A file whose contents are not what they should be.
+    #[error("{}: {reason}", path.display())]
+    Contents { path: PathBuf, reason: String },
+
+    /// A command-line argument that means nothing here.
+    #[error("{argument}: {reason}")]
+    Argument { argument: &'static str, reason: String },
+
+    /// The loss is no longer a number.
+    #[error(
+        "the loss is {loss} at step {step}: training diverged; a lower learning_rate or grad_clip may \
+         help (an earlier checkpoint, if there is one, is intact)"
+    )]
+    Diverged { step: usize, loss: f32 },
+
+    #[error(transparent)]
+    Tensor(#[from] tilewright::Error),
+}
+
+impl AppError {
+    pub fn contents(path: &Path, reason: impl Into<String>) -> Self {
+        AppError::Contents { path: path.to_path_buf(), reason: reason.into() }
+    }
+
+    /// For `map_err` on a file operation: `.map_err(AppError::io("write", path))`.
+    pub fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+        move |source| AppError::Io { action, path: path.to_path_buf(), source }
+    }
+}

@@ -1,0 +1,128 @@
+//! A GPT from raw text to generated text, on the crate's public API.
+//!
+//! ```sh
+//! cargo run --release --example gpt                         # train on this repository's own text
+//! cargo run --release --example gpt -- generate --prompt "fn "
+//! cargo run --release --example gpt -- train --config shakespeare-char-cpu --data input.txt
+//! ```
+//!
+//! `config` says what a run is told, `data` turns text into batches, `model` is the network, `train`
+//! the loop around it, `checkpoint` the model on disk, `generate` text from it, `report` the rest of
+//! what a run writes.
+
+mod checkpoint;
+mod config;
+mod data;
+mod error;
+mod generate;
+mod model;
+mod report;
+mod train;
+
+use std::io;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use tilewright::Device;
+
+use crate::error::AppError;
+
+/// Trains a GPT on text and writes text with it
+#[derive(Debug, Parser)]
+#[command(name = "gpt", args_conflicts_with_subcommands = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    train: train::TrainArgs,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Train a model (what happens without a subcommand)
+    Train(Box<train::TrainArgs>),
+    /// Continue a prompt with the model of a checkpoint
+    Generate(generate::GenerateArgs),
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let output = &mut io::stdout().lock();
+    let result = match &cli.command {
+        None => train::run(&cli.train, output),
+        Some(Command::Train(args)) => train::run(args, output),
+        Some(Command::Generate(args)) => generate::run(args, output),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        // Whoever read our output has seen enough.
+        Err(AppError::Io { source, .. }) if source.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+        Err(error) => {
+            report::note(format_args!("error: {error}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The device that `--device` names.
+fn device(name: &str) -> Result<Device, AppError> {
+    let (kind, selector) = name.split_once(':').unwrap_or((name, ""));
+    match (kind, selector) {
+        ("auto", "") => Ok(Device::best()),
+        ("cpu", "") => Ok(Device::Cpu),
+        #[cfg(feature = "wgpu")]
+        ("software", "") => Ok(Device::wgpu("software")?),
+        #[cfg(feature = "wgpu")]
+        ("wgpu", selector) => Ok(Device::wgpu(selector)?),
+        #[cfg(not(feature = "wgpu"))]
+        ("software" | "wgpu", _) => {
+            let reason = "this program was built without the crate's wgpu feature".into();
+            Err(AppError::Argument { argument: "--device", reason })
+        }
+        _ => {
+            let reason = format!("{name} is none of auto, cpu, wgpu, wgpu:N, wgpu:NAME, software");
+            Err(AppError::Argument { argument: "--device", reason })
+        }
+    }
+}
+
+#[cfg(test)]
+pub mod tests {
+    use std::sync::{Mutex, MutexGuard, PoisonError};
+
+    use clap::CommandFactory;
+
+    use super::*;
+
+    /// To be held by tests that draw from the CPU's random numbers, which all threads share.
+    pub fn alone() -> MutexGuard<'static, ()> {
+        static ALONE: Mutex<()> = Mutex::new(());
+        ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn train_is_the_default() {
+        let parse = |line: &str| Cli::try_parse_from(line.split(' '));
+        assert!(parse("gpt --max-iters 3").unwrap().command.is_none());
+        let Some(Command::Train(args)) = parse("gpt train --max-iters 2 --max-iters 3").unwrap().command
+        else {
+            panic!()
+        };
+        assert!(format!("{args:?}").contains(r#""max_iters": Integer(3)"#), "{args:?}");
+        assert!(matches!(parse("gpt generate --top-k 5").unwrap().command, Some(Command::Generate(_))));
+        assert!(parse("gpt --max-iter").unwrap_err().to_string().contains("--max-iters"));
+    }
+
+    #[test]
+    fn an_unknown_device_is_an_error_with_the_names() {
+        assert_eq!(device("cpu").unwrap(), Device::Cpu);
+        for name in ["gpu", "cpu:1", ""] {
+            assert!(device(name).unwrap_err().to_string().contains("none of auto, cpu, wgpu"));
+        }
+    }
+}
