@@ -1,6 +1,6 @@
 //! The gradient graph: recorded by forward, consumed by backward.
 //!
-//! A tensor that requires a gradient points at the [`Node`] that made it (or is a leaf); a node
+//! A tensor that requires a gradient points at the node that made it (or is a leaf); a node
 //! points at its inputs' makers and holds what its backward needs. Backward walks the nodes from the
 //! newest to the oldest, which is a topological order because a node is younger than its inputs,
 //! and frees what each node saved as soon as that node is done.

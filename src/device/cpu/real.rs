@@ -334,7 +334,7 @@ impl InstructionSet {
 /// Below this many elements of work a loop stays on the calling thread: waking others costs more.
 pub const PARALLEL_MIN: usize = 16 * 1024;
 
-/// Runs `f` on every item, on all threads if there are at least [`PARALLEL_MIN`] elements of `work`.
+/// Runs `f` on every item, on all threads if there are at least 16 Ki elements of `work`.
 ///
 /// An item is one task with everything it writes to, such as a chunk of each output; cut the work by
 /// its size alone, never by the number of threads, and the results are the same on any machine.
