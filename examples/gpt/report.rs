@@ -138,10 +138,17 @@ impl History {
         let mut chart = ChartBuilder::on(&root)
             .caption(title, ("sans-serif", 20))
             .margin(16)
-            .x_label_area_size(40)
-            .y_label_area_size(56)
+            .x_label_area_size(48)
+            .y_label_area_size(64)
             .build_cartesian_2d(0..steps, low - margin..high + margin)?;
-        chart.configure_mesh().x_desc("step").y_desc("loss (nats per character)").draw()?;
+        let font = ("sans-serif", 16);
+        chart
+            .configure_mesh()
+            .x_desc("step")
+            .y_desc("loss (nats per character)")
+            .label_style(font)
+            .axis_desc_style(font)
+            .draw()?;
 
         let (train, val) = (RGBColor(130, 170, 220), RGBColor(200, 60, 30));
         chart
@@ -153,7 +160,13 @@ impl History {
             .label("validation")
             .legend(move |(x, y)| PathElement::new([(x, y), (x + 20, y)], val.stroke_width(2)));
         chart.draw_series(self.validations.iter().map(|&point| Circle::new(point, 3, val.filled())))?;
-        chart.configure_series_labels().background_style(WHITE.mix(0.8)).border_style(BLACK).draw()?;
+        chart
+            .configure_series_labels()
+            .position(SeriesLabelPosition::UpperRight)
+            .label_font(font)
+            .background_style(WHITE.mix(0.8))
+            .border_style(BLACK)
+            .draw()?;
         root.present()?;
         Ok(())
     }
