@@ -1,6 +1,6 @@
 //! Memory that the CPU's pool holds. A binary and one test of its own: the pool is the process's.
 
-use tilewright::{DType, Device, Tensor, Var};
+use tilewright::{CrossEntropyOptions, DType, Device, Tensor, Var};
 
 const N: usize = 1 << 20;
 const BYTES: u64 = 4 * N as u64;
@@ -85,6 +85,20 @@ fn memory_goes_back_when_it_should() {
     }
     assert_eq!(w.grad().unwrap().to_vec::<f32>().unwrap(), vec![4.0; N]);
     drop((w, row));
+
+    // The gradient of logits that are handed over takes their memory, and so does their sum's.
+    let targets = Tensor::zeros(1024, DType::U32, &Device::Cpu).unwrap();
+    let base = in_use();
+    Device::Cpu.release_memory().unwrap();
+    let logits = x.reshape((1024, 1024)).unwrap().affine(2.0, 0.0).unwrap();
+    assert_eq!(in_use(), base + BYTES);
+    let loss = logits.into_cross_entropy(&targets, CrossEntropyOptions::default()).unwrap();
+    assert!(in_use() < base + BYTES + 8192, "{} held", in_use() - base);
+    loss.backward().unwrap();
+    x.clear_grad();
+    // The logits, and the gradient of x.
+    assert!(Device::Cpu.memory().cached < 2 * BYTES + 16384, "{:?}", Device::Cpu.memory());
+    drop((loss, targets));
 
     // An error midway frees what it had made.
     let y = x.exp().unwrap();

@@ -1,7 +1,7 @@
 //! A GPT to train.
 
 use tilewright::optim::{AdamW, AdamWConfig};
-use tilewright::{Activation, AttentionOptions, D, DType, Device, Result, Tensor, Var};
+use tilewright::{Activation, AttentionOptions, CrossEntropyOptions, D, DType, Device, Result, Tensor, Var};
 
 /// The sizes of a GPT and of its batches.
 #[derive(Clone, Copy)]
@@ -87,7 +87,7 @@ impl Gpt {
             x = hidden.linear_residual(&block.out[0], Some(&block.out[1]), &x)?;
         }
         let normed = x.layer_norm(&self.ln[0], Some(&self.ln[1]), 1e-5)?;
-        normed.linear(&self.head, None)?.cross_entropy(targets)
+        normed.linear(&self.head, None)?.into_cross_entropy(targets, CrossEntropyOptions::default())
     }
 
     /// One training step on made-up tokens, upload and read of the loss included.

@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use tilewright::{Activation, AttentionOptions, D, DType, Device, Tensor, Var};
+use tilewright::{Activation, AttentionOptions, CrossEntropyOptions, D, DType, Device, Tensor, Var};
 
 use crate::checkpoint::{Checkpoint, Values};
 use crate::config::Config;
@@ -206,7 +206,7 @@ impl Gpt {
     pub fn loss(&self, batch: &Batch, train: bool) -> tilewright::Result<Tensor> {
         let hidden = self.hidden(&batch.inputs, if train { self.dropout } else { 0.0 })?;
         let logits = hidden.linear(&self.wte, None)?;
-        logits.cross_entropy(&batch.targets)
+        logits.into_cross_entropy(&batch.targets, CrossEntropyOptions::default())
     }
 
     /// The logits `[B, V]` of the token that follows `ids` `[B, T]`.

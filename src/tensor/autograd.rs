@@ -168,6 +168,8 @@ pub struct Backward<'a> {
     node: &'a Node,
     saved: Saved,
     grads: Vec<Option<Tensor>>,
+    /// The 1 that backward started from, if it started from a scalar.
+    one: Option<&'a Tensor>,
     device: crate::Device,
     targets: Vec<Option<Target>>,
 }
@@ -226,6 +228,11 @@ impl Backward<'_> {
     /// The gradient of output `i`, if anything that follows depends on it.
     pub fn grad_if_any(&self, i: usize) -> Option<&Tensor> {
         self.grads.get(i)?.as_ref()
+    }
+
+    /// True if backward started at output `i`, a scalar: its gradient is 1, and need not be multiplied by.
+    pub fn grad_is_one(&self, i: usize) -> bool {
+        self.grad_if_any(i).zip(self.one).is_some_and(|(grad, one)| grad.is(one))
     }
 
     /// True if input `i` wants a gradient.
@@ -297,6 +304,10 @@ fn deliver(edge: &Edge, grad: Tensor, pending: &mut Pending) -> Result<()> {
 /// The gradients are added into the `grad` of every [`Var`](crate::Var) on the way. The graph is
 /// consumed: what it saved is freed as it is used.
 pub fn backward(roots: &[(&Tensor, Tensor)]) -> Result<()> {
+    run(roots, None)
+}
+
+fn run(roots: &[(&Tensor, Tensor)], one: Option<&Tensor>) -> Result<()> {
     no_grad(|| {
         let mut pending = Pending::new();
         for (root, grad) in roots {
@@ -329,7 +340,7 @@ pub fn backward(roots: &[(&Tensor, Tensor)]) -> Result<()> {
             };
             let targets =
                 (0..node.inputs.len()).map(|i| target(&node, i, &pending).filter(|t| !read(t))).collect();
-            let ctx = Backward { node: &node, saved, grads, device, targets };
+            let ctx = Backward { node: &node, saved, grads, one, device, targets };
             let results = node.op.backward(&ctx)?;
             let targets = ctx.finish();
             if results.len() != node.inputs.len() {
@@ -369,6 +380,6 @@ impl Tensor {
             return Err(Error::Backward { reason });
         }
         let one = Tensor::ones(self.shape(), self.dtype(), &self.device())?;
-        backward(&[(self, one)])
+        run(&[(self, one.clone())], Some(&one))
     }
 }

@@ -4,7 +4,7 @@ use tilewright::autograd::{Backward, backward};
 #[cfg(feature = "wgpu")]
 use tilewright::device::wgpu::{Binding, Kernel, WgpuDevice};
 use tilewright::op::{Op, Saves, apply, apply1};
-use tilewright::{DType, Device, Error, Result, Tensor, Var, is_recording, no_grad};
+use tilewright::{CrossEntropyOptions, DType, Device, Error, Result, Tensor, Var, is_recording, no_grad};
 
 use crate::harness::{devices, normal, place};
 
@@ -189,6 +189,43 @@ fn an_input_modified_in_place_is_noticed() {
         x.set(&Tensor::new(&[0.0f32, 0.0], device).unwrap()).unwrap();
         loss.backward().unwrap();
         assert_eq!(grad(&x), [3.0, 3.0]);
+    }
+}
+
+#[test]
+fn consumed_logits_are_only_overwritten_where_nobody_sees_it() {
+    let mean = CrossEntropyOptions::default();
+    for device in devices() {
+        let x = var(device, &[1.0, 2.0, 4.0, 0.5, -1.0, 3.0]);
+        let targets = Tensor::new(&[2u32, 0], device).unwrap();
+        let logits = || x.affine(2.0, 1.0).unwrap().reshape((2, 3)).unwrap();
+        logits().cross_entropy(&targets).unwrap().backward().unwrap();
+        let expected = grad(&x);
+
+        // Another handle, a view, and an op that has saved them.
+        let kept = logits();
+        let before = kept.to_vec2::<f32>().unwrap();
+        let view = kept.narrow(1, 0, 2).unwrap();
+        x.zero_grad();
+        kept.clone().into_cross_entropy(&targets, mean).unwrap().backward().unwrap();
+        assert_eq!((kept.to_vec2::<f32>().unwrap(), grad(&x)), (before, expected.clone()), "{device}");
+        drop(kept);
+        let seen = values(&view);
+        view.clone().into_cross_entropy(&Tensor::new(&[1u32, 0], device).unwrap(), mean).unwrap();
+        assert_eq!(values(&view), seen, "{device}");
+        let saved = logits();
+        let penalty = saved.sqr().unwrap().sum_all().unwrap();
+        x.zero_grad();
+        let loss = saved.into_cross_entropy(&targets, mean).unwrap();
+        backward(&[(&penalty, penalty.ones_like().unwrap()), (&loss, loss.zeros_like().unwrap())]).unwrap();
+        let by_hand: Vec<f32> = values(&x).iter().map(|x| 4.0 * (2.0 * x + 1.0)).collect();
+        assert_eq!(grad(&x), by_hand, "{device}");
+
+        // A var is never consumed, nor is anything when nothing is recorded.
+        let w = Var::new(&logits().detach()).unwrap();
+        let before = values(&w);
+        w.as_tensor().clone().into_cross_entropy(&targets, mean).unwrap().backward().unwrap();
+        assert_eq!(values(&w), before, "{device}");
     }
 }
 

@@ -738,19 +738,25 @@ pub fn cross_entropy() -> Vec<Case> {
         let (&v, rows) = shape.split_last().unwrap();
         let (rows, n) = (rows.to_vec(), rows.iter().product::<usize>());
         for (name, reduction) in reductions {
-            for ignore_index in [None, Some(2u32), Some(u32::MAX)] {
+            let ignored = [None, Some(2u32), Some(u32::MAX)];
+            for (ignore_index, in_place) in ignored.into_iter().flat_map(|i| [(i, false), (i, true)]) {
                 let targets: Vec<u32> = (0..n)
                     .map(|i| match (i, ignore_index) {
                         (1, Some(ignore)) => ignore,
                         _ => (i * 5 + 3) as u32 % v as u32,
                     })
                     .collect();
-                let name = format!("cross_entropy {name}, ignore {ignore_index:?}");
+                let name = format!("cross_entropy {name}, ignore {ignore_index:?}, in place {in_place}");
                 let (rows, to) = (rows.clone(), targets.clone());
                 let f = move |x: &[Tensor]| {
                     let targets = Tensor::from_slice(&to, rows.clone(), &x[0].device())?;
-                    x[0].affine(2.0, 0.0)?
-                        .cross_entropy_with(&targets, CrossEntropyOptions { ignore_index, reduction })
+                    let options = CrossEntropyOptions { ignore_index, reduction };
+                    let logits = x[0].affine(2.0, 0.0)?;
+                    if in_place {
+                        logits.into_cross_entropy(&targets, options)
+                    } else {
+                        logits.cross_entropy_with(&targets, options)
+                    }
                 };
                 let rows = shape[..shape.len() - 1].to_vec();
                 // The loss is f32 even of narrower logits, so the naive one is widened at its end.

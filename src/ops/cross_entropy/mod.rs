@@ -11,7 +11,7 @@ use crate::device::wgpu::WgpuDevice;
 use crate::op::{Op, Saves, apply1};
 use crate::ops::embedding::check_ids;
 use crate::ops::with_real;
-use crate::{DType, Error, Result, Tensor};
+use crate::{DType, Error, Result, Shape, Tensor};
 
 /// What becomes of the losses of the rows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -38,7 +38,16 @@ pub struct CrossEntropyOptions {
 /// and, if one is wanted, the gradient of the logits for an upstream gradient of 1.
 struct CrossEntropy {
     options: CrossEntropyOptions,
-    gradient: bool,
+    gradient: Option<Gradient>,
+}
+
+/// Where the gradient of the logits goes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Gradient {
+    /// To memory of its own.
+    Apart,
+    /// Over the logits, which are contiguous and which nobody else sees.
+    InPlace,
 }
 
 impl CrossEntropy {
@@ -52,14 +61,24 @@ impl CrossEntropy {
             _ => 1.0,
         };
         let mut losses = CpuVec::<R>::new(n)?;
-        let mut dlogits = CpuVec::<R>::new(if self.gradient { n * v } else { 0 })?;
-        let logits = logits.cpu::<R>()?;
-        if self.gradient {
-            let scale = R::from_f64(scale);
-            cpu::forward_backward(Some(&logits), &targets, ignore, scale, &mut losses, &mut dlogits);
-        } else {
-            cpu::forward(&logits, &targets, ignore, &mut losses);
-        }
+        let mut gradient = |logits: Option<&[R]>, dlogits: &mut [R]| {
+            cpu::forward_backward(logits, &targets, ignore, R::from_f64(scale), &mut losses, dlogits)
+        };
+        let dlogits = match self.gradient {
+            None => {
+                cpu::forward(&logits.cpu::<R>()?, &targets, ignore, &mut losses);
+                None
+            }
+            Some(Gradient::Apart) => {
+                let mut dlogits = CpuVec::<R>::new(n * v)?;
+                gradient(Some(&logits.cpu::<R>()?), &mut dlogits);
+                Some(Tensor::from_cpu(dlogits, (n, v))?)
+            }
+            Some(Gradient::InPlace) => {
+                gradient(None, &mut logits.cpu_mut::<R>()?);
+                Some(logits)
+            }
+        };
         let loss = match self.options.reduction {
             Reduction::None => Tensor::from_cpu(losses, n)?,
             // In f64, so that the order of additions does not show.
@@ -68,11 +87,7 @@ impl CrossEntropy {
                 Tensor::from_cpu(CpuVec::filled(1, R::from_f64(sum * scale))?, ())?
             }
         };
-        let mut outputs = vec![loss];
-        if self.gradient {
-            outputs.push(Tensor::from_cpu(dlogits, (n, v))?);
-        }
-        Ok(outputs)
+        Ok([loss].into_iter().chain(dlogits).collect())
     }
 }
 
@@ -100,6 +115,9 @@ impl Op for CrossEntropy {
 
     fn backward(&self, ctx: &Backward<'_>) -> Result<Vec<Option<Tensor>>> {
         let dlogits = ctx.output(1)?;
+        if ctx.grad_is_one(0) {
+            return Ok(vec![Some(dlogits.clone()), None]);
+        }
         let dloss = ctx.grad(0)?.to_dtype(dlogits.dtype())?;
         // [N] becomes [N, 1]; a scalar stays one.
         let dloss = if dloss.rank() == 1 { dloss.unsqueeze(1)? } else { dloss };
@@ -119,6 +137,25 @@ impl Tensor {
 
     /// [`Tensor::cross_entropy`] with an ignore index and another reduction.
     pub fn cross_entropy_with(&self, targets: &Tensor, options: CrossEntropyOptions) -> Result<Tensor> {
+        let logits = self.check_cross_entropy(targets, options)?;
+        loss(logits, self.shape(), targets, options, Gradient::Apart)
+    }
+
+    /// [`Tensor::cross_entropy_with`] of logits that are not needed any more: their gradient is written
+    /// over them, which for a large vocabulary halves the largest memory of a training step. It takes
+    /// memory of its own only if other tensors share that of the logits, or if their dtype is one that
+    /// the device has no arithmetic for.
+    pub fn into_cross_entropy(self, targets: &Tensor, options: CrossEntropyOptions) -> Result<Tensor> {
+        let logits = self.check_cross_entropy(targets, options)?;
+        let shape = self.shape().clone();
+        drop(self);
+        let alone = logits.handles() == 1 && logits.storage_handles() == 1 && logits.is_contiguous();
+        let native = logits.device().compute_dtype(logits.dtype()) == logits.dtype();
+        loss(logits, &shape, targets, options, if alone && native { Gradient::InPlace } else { Gradient::Apart })
+    }
+
+    /// The logits as `[N, V]`, once everything about them has been checked.
+    fn check_cross_entropy(&self, targets: &Tensor, options: CrossEntropyOptions) -> Result<Tensor> {
         let name = "cross_entropy";
         let Some((&v, rows)) = self.dims().split_last() else {
             return Err(Error::shape(name, &[self.shape()], "logits need a dimension for the classes"));
@@ -131,9 +168,20 @@ impl Tensor {
             return Err(Error::dtype(name, &[self.dtype(), targets.dtype()], "logits must be floats"));
         }
         check_ids(name, targets, v, options.ignore_index)?;
-        let op = CrossEntropy { options, gradient: self.requires_grad() && crate::is_recording() };
-        let logits = self.reshape((targets.elements(), v))?;
-        let loss = apply1(op, &[&logits, &targets.flatten_all()?])?;
-        if options.reduction == Reduction::None { loss.reshape(rows.to_vec()) } else { Ok(loss) }
+        self.reshape((targets.elements(), v))
     }
+}
+
+/// The loss of checked logits `[N, V]`, which came as `shape`.
+fn loss(
+    logits: Tensor,
+    shape: &Shape,
+    targets: &Tensor,
+    options: CrossEntropyOptions,
+    gradient: Gradient,
+) -> Result<Tensor> {
+    let gradient = (logits.requires_grad() && crate::is_recording()).then_some(gradient);
+    let loss = apply1(CrossEntropy { options, gradient }, &[&logits, &targets.flatten_all()?])?;
+    let rows = &shape.dims()[..shape.rank() - 1];
+    if options.reduction == Reduction::None { loss.reshape(rows.to_vec()) } else { Ok(loss) }
 }

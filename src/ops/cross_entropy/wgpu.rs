@@ -1,6 +1,6 @@
 use bytemuck::{Pod, Zeroable};
 
-use super::{CrossEntropy, Reduction};
+use super::{CrossEntropy, Gradient, Reduction};
 use crate::device::wgpu::{Binding, Kernel, WgpuDevice, fold_groups};
 use crate::ops::launch::{block, output, reduction};
 use crate::{DType, Result, Shape, Tensor};
@@ -24,8 +24,8 @@ pub fn forward(device: &WgpuDevice, op: &CrossEntropy, logits: &Tensor, targets:
         Kernel::builtin("cross_entropy", reduction!(device, "../../../kernels/cross_entropy/forward.wgsl"), entry)
             .with("BLOCK", block(device, BLOCK))
             .with("HAS_IGNORE", ignore.is_some())
-            .with("GRADIENT", op.gradient)
-            .with("IN_PLACE", false)
+            .with("GRADIENT", op.gradient.is_some())
+            .with("IN_PLACE", op.gradient == Some(Gradient::InPlace))
             .with("T", logits.dtype())
     };
     let (logits_buffer, labels) = (logits.wgpu()?, targets.wgpu()?);
@@ -42,13 +42,23 @@ pub fn forward(device: &WgpuDevice, op: &CrossEntropy, logits: &Tensor, targets:
     };
 
     let (losses, losses_buffer) = output("cross_entropy", device, &Shape::from(rows), DType::F32)?;
-    let gradient_shape = if op.gradient { logits.shape().clone() } else { Shape::from(1) };
-    let (dlogits, dlogits_buffer) = output("cross_entropy", device, &gradient_shape, logits.dtype())?;
+    // A kernel's every binding is bound, if only to a spare.
+    let (read, dlogits) = match op.gradient {
+        None => (logits_buffer, output("cross_entropy", device, &Shape::from(1), logits.dtype())?),
+        Some(Gradient::Apart) => {
+            (logits_buffer, output("cross_entropy", device, logits.shape(), logits.dtype())?)
+        }
+        Some(Gradient::InPlace) => {
+            logits.storage().written();
+            (labels.clone(), (logits.clone(), logits_buffer))
+        }
+    };
+    let (dlogits, dlogits_buffer) = dlogits;
     let lse = device.alloc("cross_entropy", rows * 4)?;
     device.run(
         &kernel("forward"),
         &[
-            Binding::Read(&logits_buffer),
+            Binding::Read(&read),
             Binding::Read(&labels),
             Binding::Read(&factor),
             Binding::Write(&losses_buffer),
@@ -67,5 +77,5 @@ pub fn forward(device: &WgpuDevice, op: &CrossEntropy, logits: &Tensor, targets:
         device.run(&kernel("mean"), &bindings, &params, [1, 1, 1])?;
         loss
     };
-    Ok(if op.gradient { vec![loss, dlogits] } else { vec![loss] })
+    Ok(if op.gradient.is_some() { vec![loss, dlogits] } else { vec![loss] })
 }

@@ -113,6 +113,8 @@ impl State {
             }
             slot.memory = Some(gradient);
         }
+        // Where the parameters were before: sizes that few activations have, so they would lie idle.
+        device.release_memory()?;
         Ok(State { arenas, places })
     }
 
