@@ -52,6 +52,10 @@ pub struct Config {
     /// Rows of the token embedding; 0 means as many as the data has characters
     #[arg(long)]
     pub vocab_size: usize,
+    /// Standard deviation of the initial weights (nanoGPT: 0.02); 0 means 0.02 at GPT-2's width, and at
+    /// others the value that gives sums over n_embd terms the same variance: 0.02 sqrt(768 / n_embd)
+    #[arg(long)]
+    pub init_std: f64,
 
     /// Sequences in a micro-batch
     #[arg(long)]
@@ -158,6 +162,7 @@ impl Config {
             }
         }
         let amounts = [
+            ("init_std", self.init_std),
             ("learning_rate", self.learning_rate),
             ("min_lr", self.min_lr),
             ("weight_decay", self.weight_decay),

@@ -144,9 +144,10 @@ impl Gpt {
 
     fn build<'a>(config: &Config, characters: usize, source: &'a mut Source<'a>) -> Result<Gpt, AppError> {
         let channels = config.n_embd;
-        // GPT-2's deviation belongs to its 768 channels: at any other width the sums of as many terms
-        // keep the same variance with this one.
-        let std = 0.02 * (768.0 / channels as f64).sqrt();
+        let std = match config.init_std {
+            0.0 => 0.02 * (768.0 / channels as f64).sqrt(),
+            std => std,
+        };
         // Each block adds two branches to the residual stream: keep its variance at any depth.
         let branch_std = std / (2.0 * config.n_layer as f64).sqrt();
         let rows = config.vocab_size.max(characters);

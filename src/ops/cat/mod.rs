@@ -61,29 +61,45 @@ impl Tensor {
     /// [`Error::Argument`] without a tensor, [`Error::Shape`] or [`Error::DType`] where they differ.
     pub fn cat<T: AsRef<Tensor>>(tensors: &[T], dim: impl Dim) -> Result<Tensor> {
         let tensors: Vec<&Tensor> = tensors.iter().map(AsRef::as_ref).collect();
-        let Some(&first) = tensors.first() else {
-            return Err(Error::argument("cat", "tensors", "must not be empty"));
-        };
-        let dim = dim.index(first.shape(), "cat")?;
-        for other in &tensors[1..] {
-            if other.rank() != first.rank() || other.shape().with(dim, first.dims()[dim]) != *first.shape() {
-                let reason = format!("sizes must agree in every dimension but {dim}");
-                return Err(Error::shape("cat", &[first.shape(), other.shape()], reason));
-            }
-            if other.dtype() != first.dtype() {
-                return Err(Error::dtype("cat", &[first.dtype(), other.dtype()], "dtypes must agree"));
-            }
-        }
-        let sizes: Vec<usize> = tensors.iter().map(|t| t.dims()[dim]).collect();
-        first.shape().with(dim, sizes.iter().fold(0, |a, &b| a.saturating_add(b))).check("cat")?;
-        apply1(Cat { dim, sizes }, &tensors)
+        let dim = dim.index(first("cat", &tensors)?.shape(), "cat")?;
+        join("cat", &tensors, dim)
     }
 
     /// Joins tensors of one shape along a new dimension `dim`.
+    ///
+    /// # Errors
+    /// As [`Tensor::cat`].
     pub fn stack<T: AsRef<Tensor>>(tensors: &[T], dim: usize) -> Result<Tensor> {
-        let unsqueezed = tensors.iter().map(|t| t.as_ref().unsqueeze(dim)).collect::<Result<Vec<_>>>()?;
-        Tensor::cat(&unsqueezed, dim)
+        let tensors: Vec<&Tensor> = tensors.iter().map(AsRef::as_ref).collect();
+        let first = first("stack", &tensors)?;
+        for other in &tensors[1..] {
+            if other.shape() != first.shape() {
+                return Err(Error::shape("stack", &[first.shape(), other.shape()], "shapes must agree"));
+            }
+        }
+        let unsqueezed = tensors.iter().map(|t| t.unsqueeze(dim)).collect::<Result<Vec<_>>>()?;
+        join("stack", &unsqueezed.iter().collect::<Vec<_>>(), dim)
     }
+}
+
+fn first<'a>(name: &'static str, tensors: &[&'a Tensor]) -> Result<&'a Tensor> {
+    tensors.first().copied().ok_or_else(|| Error::argument(name, "tensors", "must not be empty"))
+}
+
+fn join(name: &'static str, tensors: &[&Tensor], dim: usize) -> Result<Tensor> {
+    let first = first(name, tensors)?;
+        for other in &tensors[1..] {
+            if other.rank() != first.rank() || other.shape().with(dim, first.dims()[dim]) != *first.shape() {
+                let reason = format!("sizes must agree in every dimension but {dim}");
+                return Err(Error::shape(name, &[first.shape(), other.shape()], reason));
+            }
+            if other.dtype() != first.dtype() {
+                return Err(Error::dtype(name, &[first.dtype(), other.dtype()], "dtypes must agree"));
+            }
+        }
+        let sizes: Vec<usize> = tensors.iter().map(|t| t.dims()[dim]).collect();
+        first.shape().with(dim, sizes.iter().fold(0, |a, &b| a.saturating_add(b))).check(name)?;
+        apply1(Cat { dim, sizes }, tensors)
 }
 
 impl AsRef<Tensor> for Tensor {
