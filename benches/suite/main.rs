@@ -5,16 +5,19 @@ mod gpt;
 mod ops;
 mod steps;
 
+use std::sync::LazyLock;
+
 use criterion::{Criterion, criterion_group, criterion_main};
 use tilewright::{Device, Tensor};
 
 /// The device that `TILEWRIGHT_DEVICE` names: `cpu` (the default), or what `Device::wgpu` selects by,
-/// such as `software` or `0`.
+/// such as `software` or `0`. It is opened once.
 fn device() -> Device {
-    match std::env::var("TILEWRIGHT_DEVICE").as_deref() {
+    static DEVICE: LazyLock<Device> = LazyLock::new(|| match std::env::var("TILEWRIGHT_DEVICE").as_deref() {
         Err(_) | Ok("" | "cpu") => Device::Cpu,
         Ok(selector) => Device::wgpu(selector).expect("TILEWRIGHT_DEVICE names a device of this machine"),
-    }
+    });
+    DEVICE.clone()
 }
 
 /// Waits for a result by reading one element of it.
@@ -26,6 +29,6 @@ fn wait(t: &Tensor) -> f32 {
 criterion_group! {
     name = benches;
     config = Criterion::default().sample_size(15);
-    targets = ops::matmuls, ops::layer_norms, ops::attentions, steps::steps
+    targets = ops::matmuls, ops::fused, ops::losses_and_tables, ops::elementwise, ops::adamw, steps::steps
 }
 criterion_main!(benches);
