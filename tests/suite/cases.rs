@@ -988,3 +988,21 @@ fn naive_attention(x: &[Tensor], options: &AttentionOptions) -> Result<Tensor> {
     // Again, for the queries that see nothing.
     mask.where_cond(&e.div(&e.sum_keepdim(D::Minus1)?)?, &zero)?.matmul(&repeated(v)?)
 }
+
+/// One test a group of cases, which gives them to the `check_all` of the module that asks for it. A group is
+/// registered by its name here.
+macro_rules! test_every_group {
+    () => {
+        $crate::cases::test_every_group!(
+            unary, binary, select, reductions, views, joins, casts, matmul, linear, norms, softmax,
+            cross_entropy, embedding, gather, rotary, dropout, attention
+        );
+    };
+    ($($group:ident),*) => {$(
+        #[test]
+        fn $group() {
+            check_all($crate::cases::$group());
+        }
+    )*};
+}
+pub(crate) use test_every_group;

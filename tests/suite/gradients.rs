@@ -167,34 +167,7 @@ fn check_all(cases: Vec<Case>) {
     assert!(failures.is_empty(), "{} of {checked} cases:\n{}", failures.len(), failures.join("\n"));
 }
 
-macro_rules! groups {
-    ($($group:ident),* $(,)?) => {$(
-        #[test]
-        fn $group() {
-            check_all(cases::$group());
-        }
-    )*};
-}
-
-groups!(
-    unary,
-    binary,
-    select,
-    reductions,
-    views,
-    joins,
-    casts,
-    matmul,
-    linear,
-    norms,
-    softmax,
-    cross_entropy,
-    embedding,
-    gather,
-    rotary,
-    dropout,
-    attention,
-);
+cases::test_every_group!();
 
 #[test]
 fn a_wrong_gradient_is_found() {
