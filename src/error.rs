@@ -53,6 +53,10 @@ pub enum Error {
     #[error("{op}: {size} {unit} are more than the limit of {limit} on {device}")]
     TooLarge { op: &'static str, size: u64, unit: &'static str, limit: u64, device: String },
 
+    /// The device has no kernel for the op.
+    #[error("{op} has no kernel for {device}; move its operands to another device")]
+    NotSupported { op: &'static str, device: String },
+
     /// The device has no memory left for this.
     #[error("out of memory on {device}: {bytes} bytes asked for{hint}")]
     OutOfMemory { device: String, bytes: u64, hint: &'static str },
@@ -90,6 +94,12 @@ impl Error {
     /// An [`Error::Argument`].
     pub fn argument(op: &'static str, argument: &'static str, reason: impl Into<String>) -> Self {
         Error::Argument { op, argument, reason: reason.into() }
+    }
+
+    /// An [`Error::NotSupported`].
+    #[cfg(feature = "cuda")]
+    pub(crate) fn not_supported(op: &'static str, device: &crate::device::cuda::CudaDevice) -> Self {
+        Error::NotSupported { op, device: device.to_string() }
     }
 
     /// An [`Error::Backward`].

@@ -346,3 +346,18 @@ impl Layout {
         (sizes, strides)
     }
 }
+
+/// Up to eight sizes or strides as GPU kernels take them: eight u32, in WGSL `array<vec4<u32>, 2>`.
+#[cfg(any(feature = "cuda", feature = "wgpu"))]
+#[repr(C)]
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+pub(crate) struct Dims8([u32; 8]);
+
+#[cfg(any(feature = "cuda", feature = "wgpu"))]
+impl From<&Dims> for Dims8 {
+    fn from(dims: &Dims) -> Self {
+        let mut out = [0; 8];
+        out.iter_mut().zip(dims).for_each(|(o, &d)| *o = d as u32);
+        Dims8(out)
+    }
+}

@@ -1,6 +1,10 @@
 //! Where memory lives and kernels run. Nothing here knows an op.
 
 pub mod cpu;
+#[cfg(feature = "cuda")]
+pub mod cuda;
+#[cfg(any(feature = "cuda", feature = "wgpu"))]
+mod kernel;
 #[cfg(feature = "wgpu")]
 pub mod wgpu;
 
@@ -10,6 +14,8 @@ use parking_lot::Mutex;
 
 use crate::random::Stream;
 use crate::{DType, Result};
+#[cfg(feature = "cuda")]
+use cuda::CudaDevice;
 #[cfg(feature = "wgpu")]
 use wgpu::WgpuDevice;
 
@@ -18,6 +24,9 @@ use wgpu::WgpuDevice;
 pub enum Device {
     /// The processor and its memory.
     Cpu,
+    /// An NVIDIA GPU through CUDA, or the simulator of one.
+    #[cfg(feature = "cuda")]
+    Cuda(CudaDevice),
     /// A GPU, or a software adapter.
     #[cfg(feature = "wgpu")]
     Wgpu(WgpuDevice),
@@ -57,6 +66,26 @@ impl Device {
         Ok(Device::Wgpu(WgpuDevice::new(&selector.into())?))
     }
 
+    /// The NVIDIA GPU that CUDA numbers `ordinal`.
+    ///
+    /// # Errors
+    /// [`Error::NoDevice`](crate::Error::NoDevice), with what to install, without a driver, the compiler
+    /// NVRTC, or such a GPU.
+    #[cfg(feature = "cuda")]
+    pub fn cuda(ordinal: usize) -> Result<Device> {
+        Ok(Device::Cuda(CudaDevice::new(ordinal)?))
+    }
+
+    /// A simulated NVIDIA GPU, on which the CUDA kernels run, checked and counted, on the processor: see
+    /// [`cuda::sim`]. It needs NVRTC, but neither a GPU nor a driver.
+    ///
+    /// # Errors
+    /// [`Error::NoDevice`](crate::Error::NoDevice) without NVRTC.
+    #[cfg(feature = "cuda-sim")]
+    pub fn cuda_sim() -> Result<Device> {
+        Ok(Device::Cuda(CudaDevice::simulated(cuda::sim::Options::default(), 108)?))
+    }
+
     /// True for [`Device::Cpu`].
     pub fn is_cpu(&self) -> bool {
         matches!(self, Device::Cpu)
@@ -68,6 +97,8 @@ impl Device {
         match (self, dtype) {
             #[cfg(feature = "wgpu")]
             (Device::Wgpu(device), DType::F16) if device.has_f16() => DType::F16,
+            #[cfg(feature = "cuda")]
+            (Device::Cuda(_), DType::F16 | DType::BF16) => dtype,
             (_, DType::F16 | DType::BF16) => DType::F32,
             _ => dtype,
         }
@@ -102,6 +133,8 @@ impl Device {
             Device::Cpu => &CPU,
             #[cfg(feature = "wgpu")]
             Device::Wgpu(device) => device.generator(),
+            #[cfg(feature = "cuda")]
+            Device::Cuda(device) => device.generator(),
         }
     }
 
@@ -111,6 +144,8 @@ impl Device {
             Device::Cpu => cpu::stats(),
             #[cfg(feature = "wgpu")]
             Device::Wgpu(device) => device.memory(),
+            #[cfg(feature = "cuda")]
+            Device::Cuda(device) => device.memory(),
         }
     }
 
@@ -126,6 +161,8 @@ impl Device {
             }
             #[cfg(feature = "wgpu")]
             Device::Wgpu(device) => device.release_memory(),
+            #[cfg(feature = "cuda")]
+            Device::Cuda(device) => device.release_memory(),
         }
     }
 
@@ -135,6 +172,8 @@ impl Device {
             Device::Cpu => Ok(()),
             #[cfg(feature = "wgpu")]
             Device::Wgpu(device) => device.synchronize(),
+            #[cfg(feature = "cuda")]
+            Device::Cuda(device) => device.synchronize(),
         }
     }
 }
@@ -145,6 +184,8 @@ impl fmt::Display for Device {
             Device::Cpu => f.write_str("cpu"),
             #[cfg(feature = "wgpu")]
             Device::Wgpu(device) => device.fmt(f),
+            #[cfg(feature = "cuda")]
+            Device::Cuda(device) => device.fmt(f),
         }
     }
 }

@@ -25,7 +25,6 @@ ops! {
     view,
 }
 
-#[cfg(feature = "wgpu")]
 pub(crate) mod launch;
 
 /// Runs a block with `$t` as the Rust type of a compute dtype of the CPU.

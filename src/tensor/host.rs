@@ -5,6 +5,8 @@ use parking_lot::{MappedRwLockReadGuard, MappedRwLockWriteGuard, RwLockReadGuard
 
 use super::{Data, IdRange, Tensor, check_len};
 use crate::device::cpu::CpuVec;
+#[cfg(feature = "cuda")]
+use crate::device::cuda;
 #[cfg(feature = "wgpu")]
 use crate::device::wgpu::{Buffer, WgpuDevice};
 use crate::{DType, Device, Element, Error, Result, Shape};
@@ -48,9 +50,15 @@ impl Tensor {
         check_len("from_slice", &shape, values.len())?;
         let tensor = match device {
             Device::Cpu => Tensor::from_cpu(CpuVec::copied(values)?, shape)?,
+            #[cfg(feature = "cuda")]
+            Device::Cuda(cuda) => {
+                check_gpu_dtype("from_slice", T::DTYPE, device)?;
+                let buffer = cuda.upload("from_slice", bytemuck::cast_slice(values))?;
+                Tensor::from_cuda(cuda, buffer, shape, T::DTYPE)?
+            }
             #[cfg(feature = "wgpu")]
             Device::Wgpu(wgpu) => {
-                check_wgpu_dtype("from_slice", T::DTYPE, device)?;
+                check_gpu_dtype("from_slice", T::DTYPE, device)?;
                 let buffer = wgpu.upload("from_slice", bytemuck::cast_slice(values))?;
                 Tensor::from_wgpu(wgpu, buffer, shape, T::DTYPE)?
             }
@@ -84,6 +92,11 @@ impl Tensor {
             };
             match &t.storage().data {
                 Data::Cpu(_) => Ok(convert(&t.cpu::<S>()?)),
+                #[cfg(feature = "cuda")]
+                Data::Cuda { device, .. } => {
+                    let bytes = device.download(&t.cuda()?)?;
+                    Ok(convert(&bytemuck::allocation::pod_collect_to_vec::<u8, S>(&bytes)))
+                }
                 #[cfg(feature = "wgpu")]
                 Data::Wgpu { device, .. } => {
                     let bytes = device.download(&t.wgpu()?)?;
@@ -133,8 +146,8 @@ impl Tensor {
                 // One tensor may be two operands of an op, so that a thread reads it twice.
                 Ok(RwLockReadGuard::map(memory.read_recursive(), |m| &m.as_slice()[start..end]))
             }
-            #[cfg(feature = "wgpu")]
-            Data::Wgpu { device, .. } => Err(self.wrong_device("the CPU", device.to_string())),
+            #[cfg(any(feature = "cuda", feature = "wgpu"))]
+            _ => Err(self.wrong_device("the CPU")),
         }
     }
 
@@ -147,8 +160,8 @@ impl Tensor {
                 let (start, end) = self.span();
                 Ok(RwLockWriteGuard::map(memory.write(), |m| &mut m.as_mut_slice()[start..end]))
             }
-            #[cfg(feature = "wgpu")]
-            Data::Wgpu { device, .. } => Err(self.wrong_device("the CPU", device.to_string())),
+            #[cfg(any(feature = "cuda", feature = "wgpu"))]
+            _ => Err(self.wrong_device("the CPU")),
         }
     }
 
@@ -181,7 +194,7 @@ impl Tensor {
     pub fn wgpu_storage(&self) -> Result<Buffer> {
         match &self.storage().data {
             Data::Wgpu { buffer, .. } => Ok(buffer.read().clone()),
-            Data::Cpu(_) => Err(self.wrong_device("wgpu", "cpu".into())),
+            _ => Err(self.wrong_device("wgpu")),
         }
     }
 
@@ -189,7 +202,7 @@ impl Tensor {
     pub(crate) fn wgpu_device(&self) -> Result<WgpuDevice> {
         match &self.storage().data {
             Data::Wgpu { device, .. } => Ok(device.clone()),
-            Data::Cpu(_) => Err(self.wrong_device("wgpu", "cpu".into())),
+            _ => Err(self.wrong_device("wgpu")),
         }
     }
 
@@ -200,9 +213,36 @@ impl Tensor {
         }
     }
 
-    #[cfg(feature = "wgpu")]
-    fn wrong_device(&self, requested: &str, found: String) -> Error {
-        Error::NoDevice { requested: requested.into(), reason: format!("the tensor is on {found}") }
+    /// The memory of the elements of a contiguous view on a CUDA device, for an op's body. A view that is not
+    /// contiguous is copied first.
+    ///
+    /// # Errors
+    /// [`Error::NoDevice`] if the tensor is elsewhere.
+    #[cfg(feature = "cuda")]
+    pub fn cuda(&self) -> Result<cuda::Buffer> {
+        if !self.is_contiguous() {
+            return self.detach().copy()?.cuda_storage();
+        }
+        let size = self.dtype().size();
+        self.cuda_storage()?.slice(self.layout().offset * size, self.elements() * size)
+    }
+
+    /// The memory of the whole storage on a CUDA device; the view's first element is at `layout().offset`.
+    ///
+    /// # Errors
+    /// [`Error::NoDevice`] if the tensor is elsewhere.
+    #[cfg(feature = "cuda")]
+    pub fn cuda_storage(&self) -> Result<cuda::Buffer> {
+        match &self.storage().data {
+            Data::Cuda { buffer, .. } => Ok(buffer.clone()),
+            _ => Err(self.wrong_device("CUDA")),
+        }
+    }
+
+    #[cfg(any(feature = "cuda", feature = "wgpu"))]
+    fn wrong_device(&self, requested: &str) -> Error {
+        let reason = format!("the tensor is on {}", self.device());
+        Error::NoDevice { requested: requested.into(), reason }
     }
 
     fn check_element<T: Element>(&self) -> Result<()> {
@@ -214,9 +254,9 @@ impl Tensor {
     }
 }
 
-/// wgpu has no f64.
-#[cfg(feature = "wgpu")]
-pub(crate) fn check_wgpu_dtype(op: &'static str, dtype: DType, device: &Device) -> Result<()> {
+/// GPUs get no f64: wgpu has none, and CUDA's kernels are none of them written for it.
+#[cfg(any(feature = "cuda", feature = "wgpu"))]
+pub(crate) fn check_gpu_dtype(op: &'static str, dtype: DType, device: &Device) -> Result<()> {
     if dtype == DType::F64 && !device.is_cpu() {
         return Err(Error::dtype(op, &[dtype], "f64 lives on the CPU only; use to_dtype first"));
     }

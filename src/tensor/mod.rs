@@ -15,6 +15,8 @@ pub(crate) use storage::{Data, IdRange, Storage};
 pub use var::Var;
 
 use crate::device::cpu::CpuVec;
+#[cfg(feature = "cuda")]
+use crate::device::cuda::{self, CudaDevice};
 #[cfg(feature = "wgpu")]
 use crate::device::wgpu::{Buffer, WgpuDevice};
 use crate::{DType, Device, Element, Error, Layout, Result, Shape};
@@ -61,13 +63,24 @@ impl Tensor {
         dtype: DType,
     ) -> Result<Self> {
         let shape = shape.into();
-        shape.check("from_wgpu")?;
-        if buffer.bytes() < shape.elements() * dtype.size() {
-            let reason =
-                format!("the buffer has {} bytes, too few for {dtype} of this shape", buffer.bytes());
-            return Err(Error::shape("from_wgpu", &[&shape], reason));
-        }
+        check_bytes("from_wgpu", &shape, dtype, buffer.bytes())?;
         Ok(Self::over(Arc::new(Storage::wgpu(device, buffer)), Layout::contiguous(shape), dtype))
+    }
+
+    /// A tensor over a buffer of a CUDA device, in row-major order from the buffer's start.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if the buffer is too small.
+    #[cfg(feature = "cuda")]
+    pub fn from_cuda(
+        device: &CudaDevice,
+        buffer: cuda::Buffer,
+        shape: impl Into<Shape>,
+        dtype: DType,
+    ) -> Result<Self> {
+        let shape = shape.into();
+        check_bytes("from_cuda", &shape, dtype, buffer.bytes())?;
+        Ok(Self::over(Arc::new(Storage::cuda(device, buffer)), Layout::contiguous(shape), dtype))
     }
 
     /// The sizes.
@@ -174,6 +187,8 @@ impl Tensor {
     pub(crate) fn storage_elements(&self) -> usize {
         let bytes = match &self.0.storage.data {
             Data::Cpu(memory) => memory.read_recursive().bytes(),
+            #[cfg(feature = "cuda")]
+            Data::Cuda { buffer, .. } => buffer.bytes(),
             #[cfg(feature = "wgpu")]
             Data::Wgpu { buffer, .. } => buffer.read().bytes(),
         };
@@ -210,6 +225,16 @@ pub(crate) fn check_len(op: &'static str, shape: &Shape, len: usize) -> Result<(
     shape.check(op)?;
     if shape.elements() != len {
         return Err(Error::shape(op, &[shape], format!("{len} values were given for this shape")));
+    }
+    Ok(())
+}
+
+#[cfg(any(feature = "cuda", feature = "wgpu"))]
+fn check_bytes(op: &'static str, shape: &Shape, dtype: DType, bytes: usize) -> Result<()> {
+    shape.check(op)?;
+    if bytes < shape.elements() * dtype.size() {
+        let reason = format!("the buffer has {bytes} bytes, too few for {dtype} of this shape");
+        return Err(Error::shape(op, &[shape], reason));
     }
     Ok(())
 }

@@ -1,6 +1,8 @@
 //! The road every op takes, a user's own as well as the built-in ones.
 
 use crate::autograd::{Backward, no_grad, record};
+#[cfg(feature = "cuda")]
+use crate::device::cuda::CudaDevice;
 #[cfg(feature = "wgpu")]
 use crate::device::wgpu::WgpuDevice;
 use crate::{DType, Device, Error, Result, Tensor};
@@ -33,7 +35,7 @@ impl Saves {
 ///
 /// Shapes and dtypes are checked by the function that calls [`apply`]; the bodies may rely on it.
 /// The bodies see *compute* dtypes only (see [`Device::compute_dtype`]): f32 or f64 on the CPU, f32
-/// or f16 on wgpu, unless [`Op::any_dtype`] says otherwise. They run with recording off.
+/// or f16 on wgpu, f32, f16 or bf16 on CUDA, unless [`Op::any_dtype`] says otherwise. They run with recording off.
 pub trait Op: Send + Sync + 'static {
     /// The name in errors.
     fn name(&self) -> &'static str;
@@ -44,6 +46,15 @@ pub trait Op: Send + Sync + 'static {
     /// The outputs, computed on wgpu.
     #[cfg(feature = "wgpu")]
     fn wgpu(&self, device: &WgpuDevice, inputs: &[Tensor]) -> Result<Vec<Tensor>>;
+
+    /// The outputs, computed on a CUDA device.
+    ///
+    /// # Errors
+    /// [`Error::NotSupported`] for an op that has no CUDA body.
+    #[cfg(feature = "cuda")]
+    fn cuda(&self, device: &CudaDevice, _inputs: &[Tensor]) -> Result<Vec<Tensor>> {
+        Err(Error::not_supported(self.name(), device))
+    }
 
     /// How many of the bodies' outputs the caller gets. The ones after these are statistics, kept in
     /// their own dtype for the backward alone.
@@ -107,6 +118,8 @@ pub fn apply(op: impl Op, inputs: &[&Tensor]) -> Result<Vec<Tensor>> {
         let inputs = inputs.iter().map(widen).collect::<Result<Vec<_>>>()?;
         match &device {
             Device::Cpu => op.cpu(&inputs),
+            #[cfg(feature = "cuda")]
+            Device::Cuda(device) => op.cuda(device, &inputs),
             #[cfg(feature = "wgpu")]
             Device::Wgpu(device) => op.wgpu(device, &inputs),
         }

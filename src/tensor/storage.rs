@@ -6,6 +6,8 @@ use parking_lot::{Mutex, RwLock};
 
 use crate::Device;
 use crate::device::cpu::Memory;
+#[cfg(feature = "cuda")]
+use crate::device::cuda::{self, CudaDevice};
 #[cfg(feature = "wgpu")]
 use crate::device::wgpu::{Buffer, WgpuDevice};
 
@@ -24,6 +26,12 @@ pub(crate) struct Storage {
 
 pub(crate) enum Data {
     Cpu(RwLock<Memory>),
+    /// Never moves: CUDA kernels reach any number of tensors through pointers.
+    #[cfg(feature = "cuda")]
+    Cuda {
+        device: CudaDevice,
+        buffer: cuda::Buffer,
+    },
     #[cfg(feature = "wgpu")]
     Wgpu {
         device: WgpuDevice,
@@ -66,6 +74,11 @@ impl Storage {
         Self::new(Data::Wgpu { device: device.clone(), buffer: RwLock::new(buffer) })
     }
 
+    #[cfg(feature = "cuda")]
+    pub fn cuda(device: &CudaDevice, buffer: cuda::Buffer) -> Self {
+        Self::new(Data::Cuda { device: device.clone(), buffer })
+    }
+
     fn new(data: Data) -> Self {
         Storage { data, version: AtomicU64::new(0), ids: Mutex::new(None) }
     }
@@ -73,6 +86,8 @@ impl Storage {
     pub fn device(&self) -> Device {
         match &self.data {
             Data::Cpu(_) => Device::Cpu,
+            #[cfg(feature = "cuda")]
+            Data::Cuda { device, .. } => Device::Cuda(device.clone()),
             #[cfg(feature = "wgpu")]
             Data::Wgpu { device, .. } => Device::Wgpu(device.clone()),
         }

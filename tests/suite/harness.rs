@@ -42,10 +42,61 @@ fn open() -> Vec<Device> {
         let _ = writeln!(std::io::stderr(), "{line}");
     }
     let required = std::env::var("TILEWRIGHT_REQUIRE").unwrap_or_default();
-    for name in required.split(',').map(str::trim).filter(|name| !name.is_empty()) {
+    // Those of CUDA are `cuda_devices`' to find.
+    let wanted =
+        required.split(',').map(str::trim).filter(|name| !name.is_empty() && !name.starts_with("cuda"));
+    for name in wanted {
         assert!(present.contains(&name), "TILEWRIGHT_REQUIRE names {name}, which is not there");
     }
     devices
+}
+
+/// The CUDA devices: the simulator, with all its checks, and the first GPU that CUDA knows. Said on stderr and
+/// required by name (`cuda`, `cuda-sim`) like [`devices`].
+pub fn cuda_devices() -> &'static [Device] {
+    static DEVICES: LazyLock<Vec<Device>> = LazyLock::new(|| {
+        let candidates = [("cuda-sim", open_cuda_sim()), ("cuda", open_cuda())];
+        let mut devices = Vec::new();
+        for (name, opened) in candidates {
+            let required = std::env::var("TILEWRIGHT_REQUIRE").unwrap_or_default();
+            let required = required.split(',').any(|wanted| wanted.trim() == name);
+            let line = match opened {
+                Ok(device) => {
+                    devices.push(device);
+                    format!("RUN on {name}")
+                }
+                Err(reason) if required => {
+                    panic!("TILEWRIGHT_REQUIRE names {name}, which is not there: {reason}")
+                }
+                Err(reason) => format!("NOT RUN on {name}: {reason}"),
+            };
+            let _ = writeln!(std::io::stderr(), "{line}");
+        }
+        devices
+    });
+    &DEVICES
+}
+
+/// A simulated GPU of two multiprocessors, which small products fill: so every tile is chosen by some case.
+#[cfg(feature = "cuda-sim")]
+fn open_cuda_sim() -> std::result::Result<Device, String> {
+    use tilewright::device::cuda::{CudaDevice, sim::Options};
+    CudaDevice::simulated(Options::default(), 2).map(Device::Cuda).map_err(|error| error.to_string())
+}
+
+#[cfg(not(feature = "cuda-sim"))]
+fn open_cuda_sim() -> std::result::Result<Device, String> {
+    Err("built without the feature `cuda-sim`".into())
+}
+
+#[cfg(feature = "cuda")]
+fn open_cuda() -> std::result::Result<Device, String> {
+    Device::cuda(0).map_err(|error| error.to_string())
+}
+
+#[cfg(not(feature = "cuda"))]
+fn open_cuda() -> std::result::Result<Device, String> {
+    Err("built without the feature `cuda`".into())
 }
 
 /// A short name for messages, which tells the two devices of one adapter apart.

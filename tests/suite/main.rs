@@ -8,6 +8,7 @@
 
 mod autograd;
 mod cases;
+mod cuda;
 mod determinism;
 mod errors;
 mod gradients;

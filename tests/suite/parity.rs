@@ -20,7 +20,7 @@ use tilewright::{DType, Device, Result, Tensor, Var, no_grad};
 use crate::cases::{self, Case, Function};
 use crate::harness::{Rng, devices, difference, label, magnitude, place};
 
-const DTYPES: [DType; 3] = [DType::F32, DType::F16, DType::BF16];
+pub const DTYPES: [DType; 3] = [DType::F32, DType::F16, DType::BF16];
 
 /// Where a dtype is worth its time: an adapter with f16 has kernels for it, and one without widens it as
 /// every adapter does bf16.
@@ -52,22 +52,32 @@ fn upstream(out: &Tensor) -> Result<Tensor> {
 }
 
 /// The output of `f` and the gradients of its inputs.
-struct Results {
+pub struct Results {
     dtype: DType,
     out: Vec<f64>,
     grads: Vec<Vec<f64>>,
 }
 
-fn evaluate(f: &Function, inputs: &[Tensor], dtype: DType, device: &Device) -> Result<Results> {
+/// How far a case is run.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Pass {
+    Forward,
+    Both,
+}
+
+fn evaluate(f: &Function, inputs: &[Tensor], dtype: DType, device: &Device, pass: Pass) -> Result<Results> {
     let vars: Vec<Var> = inputs.iter().map(|x| Var::new(&place(x, dtype, device)?)).collect::<Result<_>>()?;
     let tensors: Vec<Tensor> = vars.iter().map(|v| v.as_tensor().clone()).collect();
     let out = f(&tensors)?;
     assert_eq!(&out.device(), device);
     // Ops may take another road when no gradient is wanted, and must arrive at the same bits.
     let alone = no_grad(|| f(&tensors))?.to_vec::<f64>()?;
-    backward(&[(&out, upstream(&out)?)])?;
     let values = out.to_vec::<f64>()?;
     assert_eq!(difference(&alone, &values), 0.0, "with and without recording");
+    if pass == Pass::Forward {
+        return Ok(Results { dtype: out.dtype(), out: values, grads: Vec::new() });
+    }
+    backward(&[(&out, upstream(&out)?)])?;
     let grad = |v: &Var| match v.grad() {
         Some(grad) => {
             assert_eq!((grad.shape(), grad.dtype(), &grad.device()), (v.shape(), dtype, device));
@@ -79,8 +89,14 @@ fn evaluate(f: &Function, inputs: &[Tensor], dtype: DType, device: &Device) -> R
 }
 
 /// What is wrong with the case on the device, if anything.
-fn compare(case: &Case, dtype: DType, device: &Device, expected: &Expected) -> Result<Vec<String>> {
-    let found = evaluate(&case.f, &expected.inputs, dtype, device)?;
+pub fn compare(
+    case: &Case,
+    dtype: DType,
+    device: &Device,
+    expected: &Expected,
+    pass: Pass,
+) -> Result<Vec<String>> {
+    let found = evaluate(&case.f, &expected.inputs, dtype, device, pass)?;
     let mut wrong = Vec::new();
     let mut check =
         |what: &str, found: &[f64], reference: &[f64], naive: Option<&[f64]>, dtype: DType, factor: f64| {
@@ -118,7 +134,7 @@ fn compare(case: &Case, dtype: DType, device: &Device, expected: &Expected) -> R
 }
 
 /// What every device is held against, for one dtype.
-struct Expected {
+pub struct Expected {
     dtype: DType,
     /// Values of that dtype, in f64.
     inputs: Vec<Tensor>,
@@ -127,12 +143,14 @@ struct Expected {
 }
 
 impl Expected {
-    fn of(case: &Case, dtype: DType) -> Result<Self> {
+    pub fn of(case: &Case, dtype: DType) -> Result<Self> {
         let rounded = |x: &Tensor| x.to_dtype(dtype)?.to_dtype(DType::F64);
         let inputs: Vec<Tensor> = case.values().iter().map(rounded).collect::<Result<_>>()?;
-        let reference = evaluate(&case.f, &inputs, DType::F64, &Device::Cpu)?;
+        let reference = evaluate(&case.f, &inputs, DType::F64, &Device::Cpu, Pass::Both)?;
         let naive = match &case.naive {
-            Some(naive) if dtype != DType::F32 => Some(evaluate(naive, &inputs, dtype, &Device::Cpu)?),
+            Some(naive) if dtype != DType::F32 => {
+                Some(evaluate(naive, &inputs, dtype, &Device::Cpu, Pass::Both)?)
+            }
             _ => None,
         };
         Ok(Expected { dtype, inputs, reference, naive })
@@ -146,8 +164,8 @@ fn check_all(cases: Vec<Case>) {
             let expected =
                 Expected::of(case, dtype).unwrap_or_else(|e| panic!("{}, {dtype}: {e}", case.name));
             for device in devices_for(dtype) {
-                let wrong =
-                    compare(case, dtype, device, &expected).unwrap_or_else(|error| vec![error.to_string()]);
+                let wrong = compare(case, dtype, device, &expected, Pass::Both)
+                    .unwrap_or_else(|error| vec![error.to_string()]);
                 failures.extend(
                     wrong
                         .into_iter()
@@ -169,8 +187,8 @@ fn naive_twins_compute_the_same() {
     for case in groups.iter().flatten() {
         let Some(naive) = &case.naive else { continue };
         let inputs = case.values();
-        let fused = evaluate(&case.f, &inputs, DType::F64, &Device::Cpu).unwrap();
-        let naive = evaluate(naive, &inputs, DType::F64, &Device::Cpu).unwrap();
+        let fused = evaluate(&case.f, &inputs, DType::F64, &Device::Cpu, Pass::Both).unwrap();
+        let naive = evaluate(naive, &inputs, DType::F64, &Device::Cpu, Pass::Both).unwrap();
         let error = difference(&fused.out, &naive.out);
         assert!(error <= 1e-11 * magnitude(&naive.out).max(1.0), "{}: {error:.2e}", case.name);
         for (fused, naive) in fused.grads.iter().zip(&naive.grads) {

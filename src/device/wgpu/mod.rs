@@ -22,7 +22,8 @@ use smallvec::SmallVec;
 pub use adapter::{AdapterChoice, AdapterDescription, Selector};
 pub(crate) use memory::ALIGNMENT;
 pub use memory::Buffer;
-pub use pipeline::{Constant, Kernel};
+
+pub use super::kernel::{Constant, Kernel};
 
 use crate::device::MemoryStats;
 use crate::random::Stream;

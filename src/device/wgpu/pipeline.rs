@@ -1,184 +1,11 @@
-//! Kernels, and the compiled pipelines that the device keeps of them.
+//! Kernels as WGSL, and the compiled pipelines that the device keeps of them.
 
 use std::collections::HashMap;
 use std::fmt::Write;
-use std::hash::{Hash, Hasher};
-
-use smallvec::SmallVec;
 
 use super::fault::Gpu;
+use crate::device::kernel::{Constant, Kernel};
 use crate::{DType, Error, Result};
-
-/// A value that a kernel is specialised by.
-#[derive(Clone, Copy, Debug)]
-pub enum Constant {
-    /// `const NAME: u32`
-    U32(u32),
-    /// `const NAME: f32`; must be finite, as WGSL has no other literals.
-    F32(f32),
-    /// `const NAME: bool`
-    Bool(bool),
-    /// `alias NAME`, of `f32`, `f16` or `u32`
-    Type(DType),
-}
-
-impl PartialEq for Constant {
-    /// By bits: -0.0 and 0.0 make different kernels.
-    fn eq(&self, other: &Self) -> bool {
-        match (self, other) {
-            (Constant::U32(a), Constant::U32(b)) => a == b,
-            (Constant::F32(a), Constant::F32(b)) => a.to_bits() == b.to_bits(),
-            (Constant::Bool(a), Constant::Bool(b)) => a == b,
-            (Constant::Type(a), Constant::Type(b)) => a == b,
-            _ => false,
-        }
-    }
-}
-
-impl Eq for Constant {}
-
-impl Hash for Constant {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        match self {
-            Constant::U32(x) => x.hash(state),
-            Constant::F32(x) => x.to_bits().hash(state),
-            Constant::Bool(x) => x.hash(state),
-            Constant::Type(x) => x.hash(state),
-        }
-    }
-}
-
-impl From<u32> for Constant {
-    fn from(x: u32) -> Self {
-        Constant::U32(x)
-    }
-}
-
-impl From<f32> for Constant {
-    fn from(x: f32) -> Self {
-        Constant::F32(x)
-    }
-}
-
-impl From<bool> for Constant {
-    fn from(x: bool) -> Self {
-        Constant::Bool(x)
-    }
-}
-
-impl From<DType> for Constant {
-    fn from(x: DType) -> Self {
-        Constant::Type(x)
-    }
-}
-
-/// A compute kernel: WGSL, its entry point, and the constants that specialise it.
-///
-/// The constants are put in front of the source as declarations (`const BLOCK: u32 = 256u;`,
-/// `alias T = f16;`), after `enable f16;` where an alias needs it, and the parts of the source follow
-/// in order. The kernel finds its parameters at `@group(0) @binding(0) var<uniform>` and its buffers
-/// at the bindings from 1 on, in the order they are bound.
-///
-/// Equal kernels are compiled once a device. A kernel runs with wgpu's bounds, loop and division checks
-/// unless its author vouches for it with [`Kernel::trusted`].
-#[derive(Clone, Debug, Eq)]
-pub struct Kernel {
-    name: &'static str,
-    source: &'static [&'static str],
-    entry: &'static str,
-    constants: SmallVec<[(&'static str, Constant); 8]>,
-    trusted: bool,
-}
-
-impl Kernel {
-    /// A kernel of the parts of `source`, named `name` in errors, that starts at `entry`.
-    pub fn new(name: &'static str, source: &'static [&'static str], entry: &'static str) -> Self {
-        Kernel { name, source, entry, constants: SmallVec::new(), trusted: false }
-    }
-
-    /// A kernel of this crate: trusted. Its op validates each launch, and the tests run it checked.
-    pub(crate) fn builtin(name: &'static str, source: &'static [&'static str], entry: &'static str) -> Self {
-        Kernel { trusted: true, ..Kernel::new(name, source, entry) }
-    }
-
-    /// Adds a constant.
-    pub fn with(mut self, name: &'static str, value: impl Into<Constant>) -> Self {
-        self.constants.push((name, value.into()));
-        self
-    }
-
-    /// Runs the kernel without run-time checks and with workgroup memory unspecified at the start,
-    /// unless the device is in checked mode.
-    ///
-    /// # Safety
-    /// At every launch the kernel must stay inside its buffers, its loops must end, it must not divide
-    /// integers by zero or overflow doing so, and it must write workgroup memory before reading it.
-    pub unsafe fn trusted(mut self) -> Self {
-        self.trusted = true;
-        self
-    }
-
-    /// The name that errors give it.
-    pub fn name(&self) -> &'static str {
-        self.name
-    }
-
-    fn refuse(&self, gpu: &Gpu, reason: String) -> Error {
-        Error::Kernel { kernel: self.name, device: gpu.name.clone(), reason }
-    }
-
-    /// The WGSL that is compiled.
-    fn text(&self, gpu: &Gpu) -> Result<String> {
-        let mut text =
-            String::with_capacity(256 + self.source.iter().map(|part| part.len() + 1).sum::<usize>());
-        // Directives come before every declaration.
-        if self.constants.iter().any(|(_, value)| *value == Constant::Type(DType::F16)) {
-            text.push_str("enable f16;\n");
-        }
-        for (name, value) in &self.constants {
-            let declared = match *value {
-                Constant::U32(x) => writeln!(text, "const {name}: u32 = {x}u;"),
-                // The shortest decimal that reads back as the same f32.
-                Constant::F32(x) if x.is_finite() => writeln!(text, "const {name}: f32 = {x:?}f;"),
-                Constant::Bool(x) => writeln!(text, "const {name}: bool = {x};"),
-                Constant::Type(t @ (DType::F32 | DType::F16 | DType::U32)) => {
-                    writeln!(text, "alias {name} = {t};")
-                }
-                Constant::F32(x) => return Err(self.refuse(gpu, format!("constant {name} is {x}"))),
-                Constant::Type(t) => {
-                    return Err(self.refuse(gpu, format!("constant {name}: WGSL has no type {t}")));
-                }
-            };
-            declared.map_err(|error| self.refuse(gpu, error.to_string()))?;
-        }
-        for part in self.source {
-            text.push_str(part);
-            text.push('\n');
-        }
-        Ok(text)
-    }
-}
-
-impl PartialEq for Kernel {
-    fn eq(&self, other: &Self) -> bool {
-        let same_text = |(a, b): (&&str, &&str)| std::ptr::eq(*a, *b) || a == b;
-        self.name == other.name
-            && self.entry == other.entry
-            && self.trusted == other.trusted
-            && self.constants == other.constants
-            && self.source.len() == other.source.len()
-            && self.source.iter().zip(other.source).all(same_text)
-    }
-}
-
-impl Hash for Kernel {
-    /// Leaves the source out: it is long, and name and constants tell kernels apart.
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        self.name.hash(state);
-        self.entry.hash(state);
-        self.constants.hash(state);
-    }
-}
 
 /// How many storage buffers are bound, and which of them (bit `i`) for writing.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -266,13 +93,48 @@ impl Layout {
     }
 }
 
+fn refuse(kernel: &Kernel, gpu: &Gpu, reason: String) -> Error {
+    Error::Kernel { kernel: kernel.name, device: gpu.name.clone(), reason }
+}
+
+/// The WGSL that is compiled.
+fn wgsl(kernel: &Kernel, gpu: &Gpu) -> Result<String> {
+    let mut text =
+        String::with_capacity(256 + kernel.source.iter().map(|part| part.len() + 1).sum::<usize>());
+    // Directives come before every declaration.
+    if kernel.constants.iter().any(|(_, value)| *value == Constant::Type(DType::F16)) {
+        text.push_str("enable f16;\n");
+    }
+    for (name, value) in &kernel.constants {
+        let declared = match *value {
+            Constant::U32(x) => writeln!(text, "const {name}: u32 = {x}u;"),
+            // The shortest decimal that reads back as the same f32.
+            Constant::F32(x) if x.is_finite() => writeln!(text, "const {name}: f32 = {x:?}f;"),
+            Constant::Bool(x) => writeln!(text, "const {name}: bool = {x};"),
+            Constant::Type(t @ (DType::F32 | DType::F16 | DType::U32)) => {
+                writeln!(text, "alias {name} = {t};")
+            }
+            Constant::F32(x) => return Err(refuse(kernel, gpu, format!("constant {name} is {x}"))),
+            Constant::Type(t) => {
+                return Err(refuse(kernel, gpu, format!("constant {name}: WGSL has no type {t}")));
+            }
+        };
+        declared.map_err(|error| refuse(kernel, gpu, error.to_string()))?;
+    }
+    for part in kernel.source {
+        text.push_str(part);
+        text.push('\n');
+    }
+    Ok(text)
+}
+
 fn compile(
     gpu: &Gpu,
     kernel: &Kernel,
     layout: &wgpu::PipelineLayout,
     checked: bool,
 ) -> Result<wgpu::ComputePipeline> {
-    let text = kernel.text(gpu)?;
+    let text = wgsl(kernel, gpu)?;
     let checks = checked || !kernel.trusted;
     gpu.guard(kernel.name, 0, || {
         let descriptor = wgpu::ShaderModuleDescriptor {

@@ -9,7 +9,8 @@ use smallvec::SmallVec;
 
 use super::fault::Gpu;
 use super::memory::{ALIGNMENT, Block, Buffer};
-use super::pipeline::{Kernel, Layout, Pipelines, Signature};
+use super::pipeline::{Layout, Pipelines, Signature};
+use crate::device::kernel::Kernel;
 use crate::{Error, Result};
 
 /// Commands in one submission: enough to make its cost small, few enough that the device starts early.

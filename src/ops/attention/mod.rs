@@ -5,11 +5,17 @@
 //! "FlashAttention", 2022, and Dao, "FlashAttention-2", 2023).
 
 mod cpu;
+#[cfg(feature = "cuda")]
+mod cuda;
+#[cfg(any(feature = "cuda", feature = "wgpu"))]
+mod params;
 #[cfg(feature = "wgpu")]
 mod wgpu;
 
 use crate::autograd::Backward;
 use crate::device::cpu::{CpuVec, Real};
+#[cfg(feature = "cuda")]
+use crate::device::cuda::CudaDevice;
 #[cfg(feature = "wgpu")]
 use crate::device::wgpu::WgpuDevice;
 use crate::op::{Op, Saves, apply, apply1};
@@ -73,6 +79,11 @@ impl Op for Attention {
 
     fn cpu(&self, x: &[Tensor]) -> Result<Vec<Tensor>> {
         with_real!(x[0].dtype(), R => self.run::<R>(x))
+    }
+
+    #[cfg(feature = "cuda")]
+    fn cuda(&self, device: &CudaDevice, x: &[Tensor]) -> Result<Vec<Tensor>> {
+        cuda::forward(device, &self.0, x)
     }
 
     #[cfg(feature = "wgpu")]

@@ -1,8 +1,7 @@
-use bytemuck::{Pod, Zeroable};
-
+use super::params::{Params, in_lines};
 use super::{Sizes, Spec};
 use crate::device::wgpu::{Binding, Kernel, WgpuDevice, fold_groups};
-use crate::ops::launch::{PHILOX, check_size, output};
+use crate::ops::launch::wgpu::{PHILOX, check_size, output};
 use crate::{DType, Result, Shape, Tensor};
 
 const COMMON: &str = include_str!("../../../kernels/attention/common.wgsl");
@@ -11,88 +10,11 @@ const LANES_SUBGROUP: &str = include_str!("../../../kernels/attention/lanes_subg
 const FORWARD: &str = include_str!("../../../kernels/attention/forward.wgsl");
 const BACKWARD: &str = include_str!("../../../kernels/attention/backward.wgsl");
 
+/// Kernels read four elements at a time, and count in such quads.
+const QUAD: usize = 4;
+
 /// What every WebGPU device has.
 const WORKGROUP_MEMORY: usize = 16 << 10;
-
-/// A stride or place in quads: of batch, head and position, and of the first element.
-type Place = [u32; 4];
-
-#[repr(C)]
-#[derive(Clone, Copy, Pod, Zeroable)]
-struct Params {
-    q: Place,
-    k: Place,
-    v: Place,
-    o: Place,
-    dout: Place,
-    dq: Place,
-    dk: Place,
-    batch: u32,
-    heads: u32,
-    kv_heads: u32,
-    q_len: u32,
-    k_len: u32,
-    low: i32,
-    high: i32,
-    scale: f32,
-    seed: u64,
-    offset: u32,
-    threshold: u32,
-    keep_scale: f32,
-    pad: [u32; 3],
-}
-
-impl Params {
-    /// With the outputs' places; the inputs' are 0.
-    fn new(sizes: &Sizes, spec: &Spec) -> Self {
-        let (q_len, k_len) = (sizes.q_len as i64, sizes.k_len as i64);
-        // Query i sees the keys from i + low to below i + high.
-        let high = if spec.causal { k_len - q_len + 1 } else { k_len };
-        let low = match spec.window {
-            Some(window) => high.saturating_sub_unsigned(window as u64).max(-q_len),
-            None => -q_len,
-        };
-        let (threshold, keep_scale) = spec.dropout.map_or((0, 1.0), |drop| drop.threshold_and_scale());
-        let q = place(&sizes.inside(sizes.heads, sizes.q_len), 0);
-        let k = place(&sizes.inside(sizes.kv_heads, sizes.k_len), 0);
-        Params {
-            q: [0; 4],
-            k: [0; 4],
-            v: [0; 4],
-            o: q,
-            dout: [0; 4],
-            dq: q,
-            dk: k,
-            batch: sizes.batch as u32,
-            heads: sizes.heads as u32,
-            kv_heads: sizes.kv_heads as u32,
-            q_len: q_len as u32,
-            k_len: k_len as u32,
-            low: low as i32,
-            high: high as i32,
-            scale: spec.scale as f32,
-            seed: spec.dropout.map_or(0, |drop| drop.stream.seed),
-            // Counters have room for its lower half.
-            offset: spec.dropout.map_or(0, |drop| drop.stream.offset as u32),
-            threshold,
-            keep_scale: keep_scale as f32,
-            pad: [0; 3],
-        }
-    }
-}
-
-fn place(strides: &[usize], offset: usize) -> Place {
-    [strides[0], strides[1], strides[2], offset].map(|n| (n / 4) as u32)
-}
-
-/// The tensor, or a copy of it if its rows do not start at multiples of four elements, and its place.
-fn in_quads(x: &Tensor) -> Result<(Tensor, Place)> {
-    let layout = x.layout();
-    let whole = |dim: usize| layout.shape[dim] <= 1 || layout.strides[dim].is_multiple_of(4);
-    let x = if layout.offset.is_multiple_of(4) && (0..3).all(whole) { x.clone() } else { x.copy()? };
-    let at = place(&x.layout().strides, x.layout().offset);
-    Ok((x, at))
-}
 
 /// The entry points.
 #[derive(Clone, Copy)]
@@ -170,7 +92,7 @@ pub fn forward(device: &WgpuDevice, spec: &Spec, x: &[Tensor]) -> Result<Vec<Ten
     let (sizes, dtype) = (Sizes::of(&x[0], &x[1]), x[0].dtype());
     let Sizes { batch, heads, q_len, head_dim, .. } = sizes;
     check_size("attention", device, x[1].elements())?;
-    let ((q, q_at), (k, k_at), (v, v_at)) = (in_quads(&x[0])?, in_quads(&x[1])?, in_quads(&x[2])?);
+    let ((q, q_at), (k, k_at), (v, v_at)) = (in_lines(&x[0], QUAD, QUAD)?, in_lines(&x[1], QUAD, QUAD)?, in_lines(&x[2], QUAD, QUAD)?);
     let (o, o_buffer) = output("attention", device, &Shape::from(x[0].elements()), dtype)?;
     let (lse, lse_buffer) = output("attention", device, &Shape::from((batch, heads, q_len)), DType::F32)?;
 
@@ -184,7 +106,7 @@ pub fn forward(device: &WgpuDevice, spec: &Spec, x: &[Tensor]) -> Result<Vec<Ten
             Binding::Write(&o_buffer),
             Binding::Write(&lse_buffer),
         ],
-        &Params { q: q_at, k: k_at, v: v_at, ..Params::new(&sizes, spec) },
+        &Params { q: q_at, k: k_at, v: v_at, ..Params::new(&sizes, spec, QUAD) },
         fold_groups(plan.bands(q_len) * batch * heads),
     )?;
     Ok(vec![sizes.heads_inside(o, heads, q_len)?, lse])
@@ -193,9 +115,9 @@ pub fn forward(device: &WgpuDevice, spec: &Spec, x: &[Tensor]) -> Result<Vec<Ten
 pub fn backward(device: &WgpuDevice, spec: &Spec, x: &[Tensor]) -> Result<Vec<Tensor>> {
     let (sizes, dtype) = (Sizes::of(&x[0], &x[1]), x[0].dtype());
     let Sizes { batch, heads, kv_heads, q_len, k_len, head_dim } = sizes;
-    let ((q, q_at), (k, k_at), (v, v_at)) = (in_quads(&x[0])?, in_quads(&x[1])?, in_quads(&x[2])?);
-    let ((o, o_at), (dout, dout_at)) = (in_quads(&x[3])?, in_quads(&x[5])?);
-    let params = Params { q: q_at, k: k_at, v: v_at, o: o_at, dout: dout_at, ..Params::new(&sizes, spec) };
+    let ((q, q_at), (k, k_at), (v, v_at)) = (in_lines(&x[0], QUAD, QUAD)?, in_lines(&x[1], QUAD, QUAD)?, in_lines(&x[2], QUAD, QUAD)?);
+    let ((o, o_at), (dout, dout_at)) = (in_lines(&x[3], QUAD, QUAD)?, in_lines(&x[5], QUAD, QUAD)?);
+    let params = Params { q: q_at, k: k_at, v: v_at, o: o_at, dout: dout_at, ..Params::new(&sizes, spec, QUAD) };
     let (q, k, v, dout) = (q.wgpu_storage()?, k.wgpu_storage()?, v.wgpu_storage()?, dout.wgpu_storage()?);
     let lse = x[4].wgpu()?;
     let name = "attention_backward";

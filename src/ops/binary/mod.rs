@@ -202,6 +202,8 @@ impl Tensor {
         }
         match &self.storage().data {
             Data::Cpu(_) => cpu::add_assign(self, other),
+            #[cfg(feature = "cuda")]
+            Data::Cuda { device, .. } => Err(Error::not_supported("add_assign", device)),
             #[cfg(feature = "wgpu")]
             Data::Wgpu { device, .. } => wgpu::add_assign(device, self, other),
         }

@@ -1,6 +1,6 @@
 use super::{Comparison, Kind};
 use crate::device::wgpu::{Binding, Constant, WgpuDevice};
-use crate::ops::launch::{PairParams, STRIDED, Walk, element, kernel, output, threads};
+use crate::ops::launch::wgpu::{PairParams, STRIDED, Walk, element, kernel, output, threads};
 use crate::{DType, Result, Tensor};
 
 const BINARY: &[&str] = &[STRIDED, include_str!("../../../kernels/binary/binary.wgsl")];

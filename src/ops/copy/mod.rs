@@ -1,10 +1,14 @@
 //! Copies: contiguous memory, other dtypes, other devices, and assignment in place.
 
 mod cpu;
+#[cfg(feature = "cuda")]
+mod cuda;
 #[cfg(feature = "wgpu")]
 mod wgpu;
 
 use crate::autograd::Backward;
+#[cfg(feature = "cuda")]
+use crate::device::cuda::CudaDevice;
 #[cfg(feature = "wgpu")]
 use crate::device::wgpu::WgpuDevice;
 use crate::op::{Op, Saves, apply1};
@@ -27,6 +31,11 @@ impl Op for Copy {
 
     fn cpu(&self, x: &[Tensor]) -> Result<Vec<Tensor>> {
         Ok(vec![cpu::converted(&x[0], self.dtype)?])
+    }
+
+    #[cfg(feature = "cuda")]
+    fn cuda(&self, device: &CudaDevice, x: &[Tensor]) -> Result<Vec<Tensor>> {
+        Ok(vec![cuda::converted(device, &x[0], self.dtype)?])
     }
 
     #[cfg(feature = "wgpu")]
@@ -68,6 +77,11 @@ impl Op for Transfer {
     }
 
     fn cpu(&self, x: &[Tensor]) -> Result<Vec<Tensor>> {
+        self.run(&x[0])
+    }
+
+    #[cfg(feature = "cuda")]
+    fn cuda(&self, _device: &CudaDevice, x: &[Tensor]) -> Result<Vec<Tensor>> {
         self.run(&x[0])
     }
 
@@ -137,6 +151,8 @@ impl Tensor {
         let values = crate::no_grad(|| values.to_dtype(self.dtype()))?;
         match &self.storage().data {
             Data::Cpu(_) => cpu::assign(self, &values),
+            #[cfg(feature = "cuda")]
+            Data::Cuda { device, .. } => cuda::assign(device, self, &values),
             #[cfg(feature = "wgpu")]
             Data::Wgpu { device, .. } => wgpu::assign(device, self, &values),
         }

@@ -1,5 +1,5 @@
 use crate::device::wgpu::{Binding, Constant, WgpuDevice};
-use crate::ops::launch::{PairParams, STRIDED, Walk, element, kernel, output, threads};
+use crate::ops::launch::wgpu::{PairParams, STRIDED, Walk, element, kernel, output, threads};
 use crate::{DType, Error, Result, Tensor};
 
 const COPY: &[&str] = &[

@@ -2,7 +2,7 @@ use bytemuck::{Pod, Zeroable};
 
 use super::{CrossEntropy, Gradient, Reduction};
 use crate::device::wgpu::{Binding, Kernel, WgpuDevice, fold_groups};
-use crate::ops::launch::{block, output, reduction};
+use crate::ops::launch::wgpu::{block, output, reduction};
 use crate::{DType, Result, Shape, Tensor};
 
 const BLOCK: u32 = 256;

@@ -2,7 +2,7 @@ use bytemuck::{Pod, Zeroable};
 
 use super::Drop;
 use crate::device::wgpu::{Binding, Kernel, WgpuDevice};
-use crate::ops::launch::{PHILOX, THREADS, output, threads};
+use crate::ops::launch::wgpu::{PHILOX, THREADS, output, threads};
 use crate::{Result, Tensor};
 
 const DROPOUT: &[&str] = &[PHILOX, include_str!("../../../kernels/dropout/dropout.wgsl")];

@@ -69,6 +69,8 @@ fn accumulate(ids: &Tensor, dout: &Tensor, target: &Target) -> Result<()> {
             });
             Ok(())
         }
+        #[cfg(feature = "cuda")]
+        Data::Cuda { device, .. } => Err(Error::not_supported("embedding", device)),
         #[cfg(feature = "wgpu")]
         Data::Wgpu { device, .. } => wgpu::accumulate(device, ids, dout, &target.grad, target.add),
     }

@@ -1,7 +1,7 @@
 use bytemuck::{Pod, Zeroable};
 
 use crate::device::wgpu::{Binding, Kernel, WgpuDevice, fold_groups};
-use crate::ops::launch::{THREADS, output, threads};
+use crate::ops::launch::wgpu::{THREADS, output, threads};
 use crate::{Result, Shape, Tensor};
 
 const FORWARD: &[&str] = &[include_str!("../../../kernels/embedding/forward.wgsl")];

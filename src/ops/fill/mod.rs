@@ -1,7 +1,7 @@
 //! Constructors: constants, ranges and random numbers.
 
-#[cfg(feature = "wgpu")]
-use crate::tensor::host::check_wgpu_dtype;
+#[cfg(any(feature = "cuda", feature = "wgpu"))]
+use crate::tensor::host::check_gpu_dtype;
 use crate::device::cpu::CpuVec;
 use crate::tensor::{IdRange, with_element};
 use crate::{DType, Device, Element, Error, Result, Shape, Tensor};
@@ -15,8 +15,13 @@ impl Tensor {
             Device::Cpu => {
                 with_element!(dtype, T => Tensor::from_cpu(CpuVec::<T>::new(shape.elements())?, shape))
             }
+            #[cfg(feature = "cuda")]
+            Device::Cuda(cuda) => {
+                let buffer = cuda.alloc("uninit", shape.elements() * dtype.size())?;
+                Tensor::from_cuda(cuda, buffer, shape, dtype)
+            }
             #[cfg(feature = "wgpu")]
-            Device::Wgpu(wgpu) => Ok(crate::ops::launch::output("uninit", wgpu, &shape, dtype)?.0),
+            Device::Wgpu(wgpu) => Ok(crate::ops::launch::wgpu::output("uninit", wgpu, &shape, dtype)?.0),
         }
     }
 
@@ -48,12 +53,18 @@ impl Tensor {
             Device::Cpu => with_element!(dtype, T => {
                 Tensor::from_cpu(CpuVec::filled(shape.elements(), T::from_f64(value))?, shape)?
             }),
-            #[cfg(feature = "wgpu")]
-            Device::Wgpu(wgpu) => {
-                check_wgpu_dtype("full", dtype, device)?;
+            #[cfg(any(feature = "cuda", feature = "wgpu"))]
+            gpu => {
+                check_gpu_dtype("full", dtype, device)?;
                 if value == 0.0 && value.is_sign_positive() {
-                    let (tensor, buffer) = crate::ops::launch::output("full", wgpu, &shape, dtype)?;
-                    wgpu.fill_zero(&buffer)?;
+                    let tensor = Tensor::uninit(shape, dtype, device)?;
+                    match gpu {
+                        #[cfg(feature = "cuda")]
+                        Device::Cuda(cuda) => cuda.fill_zero(&tensor.cuda()?)?,
+                        #[cfg(feature = "wgpu")]
+                        Device::Wgpu(wgpu) => wgpu.fill_zero(&tensor.wgpu_storage()?)?,
+                        Device::Cpu => unreachable!("matched above"),
+                    }
                     tensor
                 } else {
                     let one =

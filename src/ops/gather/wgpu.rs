@@ -1,7 +1,7 @@
 use bytemuck::{Pod, Zeroable};
 
 use crate::device::wgpu::{Binding, WgpuDevice};
-use crate::ops::launch::{element, kernel, output, threads};
+use crate::ops::launch::wgpu::{element, kernel, output, threads};
 use crate::{DType, Result, Shape, Tensor};
 
 const GATHER: &[&str] = &[include_str!("../../../kernels/gather/gather.wgsl")];

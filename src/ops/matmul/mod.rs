@@ -5,10 +5,14 @@
 //! straight into a gradient that already has a place.
 
 mod cpu;
+#[cfg(feature = "cuda")]
+mod cuda;
 #[cfg(feature = "wgpu")]
 mod wgpu;
 
 use crate::autograd::{Backward, Target};
+#[cfg(feature = "cuda")]
+use crate::device::cuda::CudaDevice;
 #[cfg(feature = "wgpu")]
 use crate::device::wgpu::WgpuDevice;
 use crate::op::{Op, Saves, apply1};
@@ -30,6 +34,17 @@ pub enum Activation {
 }
 
 impl Activation {
+    /// As kernels call it, see kernels/activation.
+    #[cfg(any(feature = "cuda", feature = "wgpu"))]
+    fn code(self) -> u32 {
+        match self {
+            Activation::Identity => 0,
+            Activation::Gelu => 1,
+            Activation::GeluErf => 2,
+            Activation::Silu => 3,
+        }
+    }
+
     /// dx = activation'(x) dy
     fn backward(self, x: &Tensor, dy: &Tensor) -> Result<Tensor> {
         use crate::ops::unary::{Kind, chain};
@@ -62,6 +77,47 @@ impl<'a> Product<'a> {
     fn sizes(&self) -> (usize, usize, usize, usize, usize) {
         let (a, b) = (self.a.dims(), self.b.dims());
         (a[0], a[1], a[2], a[3], b[3])
+    }
+}
+
+/// How the GPUs' kernels read A or B.
+#[cfg(any(feature = "cuda", feature = "wgpu"))]
+struct Operand {
+    offset: u32,
+    /// Of the dimensions 2, 3, 0 and 1.
+    strides: [u32; 4],
+    /// True if the unit stride, or else the smaller one, is along M or N and not along K.
+    across: bool,
+    /// The stride that should be 1, and what should be multiples of a line's length if it is.
+    unit: usize,
+    apart: [usize; 5],
+}
+
+#[cfg(any(feature = "cuda", feature = "wgpu"))]
+impl Operand {
+    /// `outer` and `inner` are the dimensions of M or N, and of K.
+    fn new(x: &Tensor, outer: usize, inner: usize) -> Self {
+        let (dims, layout) = (x.dims(), x.layout());
+        // Nobody steps along a dimension of size 1, whatever its stride.
+        let stride = |d: usize| if dims[d] == 1 { 0 } else { layout.strides[d] };
+        let across = match (stride(outer), stride(inner)) {
+            (_, 1) => false,
+            (1, _) => true,
+            (outer, inner) => outer < inner,
+        };
+        let (unit, other) = if across { (outer, inner) } else { (inner, outer) };
+        Operand {
+            offset: layout.offset as u32,
+            strides: [2, 3, 0, 1].map(|d| stride(d) as u32),
+            across,
+            unit: stride(unit),
+            apart: [layout.offset, dims[unit], stride(other), stride(0), stride(1)],
+        }
+    }
+
+    /// True if it may be read `line` elements at a time along its unit stride.
+    fn in_lines_of(&self, line: usize) -> bool {
+        self.unit == 1 && self.apart.iter().all(|x| x.is_multiple_of(line))
     }
 }
 
@@ -104,6 +160,12 @@ impl Op for Matmul {
     fn cpu(&self, x: &[Tensor]) -> Result<Vec<Tensor>> {
         let b = self.b(x)?;
         cpu::product(&self.product(x, &b))
+    }
+
+    #[cfg(feature = "cuda")]
+    fn cuda(&self, device: &CudaDevice, x: &[Tensor]) -> Result<Vec<Tensor>> {
+        let b = self.b(x)?;
+        cuda::product(device, &self.product(x, &b))
     }
 
     #[cfg(feature = "wgpu")]
@@ -158,6 +220,8 @@ fn product_into(a: &Tensor, b: &Tensor, target: Option<&Target>) -> Result<Tenso
             let product = Product::plain(a, b);
             match &target.grad.storage().data {
                 Data::Cpu(_) => cpu::accumulate(&product, &target.grad, target.add)?,
+                #[cfg(feature = "cuda")]
+                Data::Cuda { device, .. } => cuda::accumulate(device, &product, &target.grad, target.add)?,
                 #[cfg(feature = "wgpu")]
                 Data::Wgpu { device, .. } => wgpu::accumulate(device, &product, &target.grad, target.add)?,
             }

@@ -1,8 +1,8 @@
 use bytemuck::{Pod, Zeroable};
 
-use super::{Activation, Product};
+use super::{Operand, Product};
 use crate::device::wgpu::{Binding, Buffer, Kernel, WgpuDevice, fold_groups};
-use crate::ops::launch::{ACTIVATIONS, output};
+use crate::ops::launch::wgpu::{ACTIVATIONS, output};
 use crate::{Result, Shape, Tensor};
 
 const EPILOGUE: &str = include_str!("../../../kernels/matmul/epilogue.wgsl");
@@ -69,8 +69,9 @@ fn launch(
         0 => Some(Tensor::zeros((1, 1, 1, 1), p.a.dtype(), &p.a.device())?),
         _ => None,
     };
-    let a = Operand::new(zero.as_ref().unwrap_or(p.a), 2, 3)?;
-    let b = Operand::new(zero.as_ref().unwrap_or(p.b), 3, 2)?;
+    let (a, b) = (zero.as_ref().unwrap_or(p.a), zero.as_ref().unwrap_or(p.b));
+    let (a_buffer, b_buffer) = (a.wgpu_storage()?, b.wgpu_storage()?);
+    let (a, b) = (Operand::new(a, 2, 3), Operand::new(b, 3, 2));
     let params = Params {
         m: m as u32,
         n: n as u32,
@@ -85,19 +86,13 @@ fn launch(
     };
 
     let plan = Plan::new(device, m, n, batch);
-    let activation = match p.activation {
-        Activation::Identity => 0u32,
-        Activation::Gelu => 1,
-        Activation::GeluErf => 2,
-        Activation::Silu => 3,
-    };
-    let (source, entry) = plan.source(a.quads, b.quads);
+    let (source, entry) = plan.source(a.in_lines_of(4), b.in_lines_of(4));
     let kernel = Kernel::builtin("matmul", source, entry)
         .with("A_ALONG_M", a.across)
         .with("B_ALONG_N", b.across)
         .with("BIAS", p.bias.is_some())
         .with("SAVE_PRE", pre.is_some())
-        .with("ACTIVATION", activation)
+        .with("ACTIVATION", p.activation.code())
         .with("RESIDUAL", p.residual.is_some())
         .with("ACCUMULATE", add)
         .with("T", p.a.dtype());
@@ -107,50 +102,14 @@ fn launch(
     // The place of an output that is not wanted.
     let spare = if pre.is_none() { Some(device.alloc("matmul", 4)?) } else { None };
     let bindings = [
-        Binding::Read(&a.buffer),
-        Binding::Read(&b.buffer),
-        Binding::Read(bias.as_ref().unwrap_or(&a.buffer)),
-        Binding::Read(residual.as_ref().unwrap_or(&a.buffer)),
+        Binding::Read(&a_buffer),
+        Binding::Read(&b_buffer),
+        Binding::Read(bias.as_ref().unwrap_or(&a_buffer)),
+        Binding::Read(residual.as_ref().unwrap_or(&a_buffer)),
         Binding::Write(d),
         Binding::Write(pre.or(spare.as_ref()).unwrap_or(d)),
     ];
     device.run(&plan.specialise(kernel), &bindings, &params, plan.groups(m, n, batch))
-}
-
-/// A or B as the kernels read it.
-struct Operand {
-    buffer: Buffer,
-    offset: u32,
-    /// Of the dimensions 2, 3, 0 and 1.
-    strides: [u32; 4],
-    /// True if the unit stride, or else the smaller one, is along M or N and not along K.
-    across: bool,
-    /// True if it may be read four elements at a time along that stride.
-    quads: bool,
-}
-
-impl Operand {
-    /// `outer` and `inner` are the dimensions of M or N, and of K.
-    fn new(x: &Tensor, outer: usize, inner: usize) -> Result<Self> {
-        let (dims, layout) = (x.dims(), x.layout());
-        // Nobody steps along a dimension of size 1, whatever its stride.
-        let stride = |d: usize| if dims[d] == 1 { 0 } else { layout.strides[d] };
-        let across = match (stride(outer), stride(inner)) {
-            (_, 1) => false,
-            (1, _) => true,
-            (outer, inner) => outer < inner,
-        };
-        let (unit, other) = if across { (outer, inner) } else { (inner, outer) };
-        let apart = [layout.offset, dims[unit], stride(other), stride(0), stride(1)];
-        let quads = stride(unit) == 1 && apart.iter().all(|x| x.is_multiple_of(4));
-        Ok(Operand {
-            buffer: x.wgpu_storage()?,
-            offset: layout.offset as u32,
-            strides: [2, 3, 0, 1].map(|d| stride(d) as u32),
-            across,
-            quads,
-        })
-    }
 }
 
 /// Which kernel, and its shape.

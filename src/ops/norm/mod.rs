@@ -1,6 +1,8 @@
 //! Layer norm and RMS norm over the last dimension, each also fused with the residual add before it.
 
 mod cpu;
+#[cfg(feature = "cuda")]
+mod cuda;
 #[cfg(feature = "wgpu")]
 mod wgpu;
 
@@ -8,6 +10,8 @@ use cpu::Norm as Kind;
 
 use crate::autograd::Backward;
 use crate::device::cpu::{CpuVec, Real};
+#[cfg(feature = "cuda")]
+use crate::device::cuda::CudaDevice;
 #[cfg(feature = "wgpu")]
 use crate::device::wgpu::WgpuDevice;
 use crate::op::{Op, Saves, apply, apply1};
@@ -80,6 +84,11 @@ impl Op for Norm {
 
     fn cpu(&self, x: &[Tensor]) -> Result<Vec<Tensor>> {
         with_real!(x[0].dtype(), R => self.run::<R>(x))
+    }
+
+    #[cfg(feature = "cuda")]
+    fn cuda(&self, device: &CudaDevice, x: &[Tensor]) -> Result<Vec<Tensor>> {
+        cuda::forward(device, self, x)
     }
 
     #[cfg(feature = "wgpu")]
@@ -162,6 +171,11 @@ impl Op for NormBackward {
 
     fn cpu(&self, x: &[Tensor]) -> Result<Vec<Tensor>> {
         with_real!(x[0].dtype(), R => self.run::<R>(x))
+    }
+
+    #[cfg(feature = "cuda")]
+    fn cuda(&self, device: &CudaDevice, x: &[Tensor]) -> Result<Vec<Tensor>> {
+        cuda::backward(device, self, x)
     }
 
     #[cfg(feature = "wgpu")]

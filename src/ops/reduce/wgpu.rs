@@ -2,7 +2,7 @@ use bytemuck::{Pod, Zeroable};
 
 use super::{Kind, plan};
 use crate::device::wgpu::{Binding, Constant, WgpuDevice, fold_groups};
-use crate::ops::launch::{block, element, kernel, output, reduction, threads};
+use crate::ops::launch::wgpu::{block, element, kernel, output, reduction, threads};
 use crate::{DType, Result, Shape, Tensor};
 
 const COLUMNS: &[&str] = &[include_str!("../../../kernels/reduce/columns.wgsl")];

@@ -2,7 +2,7 @@ use bytemuck::{Pod, Zeroable};
 
 use super::RotaryPairs;
 use crate::device::wgpu::{Binding, Kernel, WgpuDevice};
-use crate::ops::launch::{THREADS, output, threads};
+use crate::ops::launch::wgpu::{THREADS, output, threads};
 use crate::{Result, Tensor};
 
 const ROTARY: &[&str] = &[include_str!("../../../kernels/rotary/rotary.wgsl")];

@@ -1,7 +1,8 @@
 use bytemuck::{Pod, Zeroable};
 
 use crate::device::wgpu::{Binding, WgpuDevice};
-use crate::ops::launch::{Dims8, STRIDED, Walk, element, kernel, output, threads};
+use crate::shape::Dims8;
+use crate::ops::launch::wgpu::{STRIDED, Walk, element, kernel, output, threads};
 use crate::{Result, Tensor};
 
 const SELECT: &[&str] = &[STRIDED, include_str!("../../../kernels/select/select.wgsl")];

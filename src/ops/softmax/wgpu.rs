@@ -1,7 +1,7 @@
 use bytemuck::{Pod, Zeroable};
 
 use crate::device::wgpu::{Binding, Kernel, WgpuDevice, fold_groups};
-use crate::ops::launch::{block, output, reduction};
+use crate::ops::launch::wgpu::{block, output, reduction};
 use crate::{D, Result, Tensor};
 
 const BLOCK: u32 = 128;

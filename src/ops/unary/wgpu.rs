@@ -2,7 +2,8 @@ use bytemuck::{Pod, Zeroable};
 
 use super::{Kind, Unary};
 use crate::device::wgpu::{Binding, Constant, WgpuDevice};
-use crate::ops::launch::{ACTIVATIONS, Dims8, STRIDED, Walk, element, kernel, output, threads};
+use crate::shape::Dims8;
+use crate::ops::launch::wgpu::{ACTIVATIONS, STRIDED, Walk, element, kernel, output, threads};
 use crate::{Result, Tensor};
 
 const FUNCTIONS: &str = include_str!("../../../kernels/unary/functions.wgsl");

@@ -1,6 +1,8 @@
 //! Views: other shapes and strides over the same memory, without a copy.
 
 use crate::autograd::Backward;
+#[cfg(feature = "cuda")]
+use crate::device::cuda::CudaDevice;
 #[cfg(feature = "wgpu")]
 use crate::device::wgpu::WgpuDevice;
 use crate::op::{Op, Saves, apply, apply1};
@@ -51,6 +53,11 @@ impl Op for View {
     }
 
     fn cpu(&self, x: &[Tensor]) -> Result<Vec<Tensor>> {
+        Ok(vec![self.view(&x[0])])
+    }
+
+    #[cfg(feature = "cuda")]
+    fn cuda(&self, _device: &CudaDevice, x: &[Tensor]) -> Result<Vec<Tensor>> {
         Ok(vec![self.view(&x[0])])
     }
 
@@ -116,6 +123,11 @@ impl Op for Split {
     }
 
     fn cpu(&self, x: &[Tensor]) -> Result<Vec<Tensor>> {
+        Ok(self.views(&x[0]))
+    }
+
+    #[cfg(feature = "cuda")]
+    fn cuda(&self, _device: &CudaDevice, x: &[Tensor]) -> Result<Vec<Tensor>> {
         Ok(self.views(&x[0]))
     }
 

@@ -118,6 +118,8 @@ impl AdamW {
         }
         let state = |group: &ParamGroup| match &device {
             Device::Cpu => cpu::State::new(&group.vars).map(State::Cpu),
+            #[cfg(feature = "cuda")]
+            Device::Cuda(device) => Err(Error::not_supported(op, device)),
             #[cfg(feature = "wgpu")]
             Device::Wgpu(device) => wgpu::State::new(device, &group.vars).map(State::Wgpu),
         };
@@ -187,6 +189,8 @@ impl AdamW {
                 });
                 cpu::step_all(states.zip(&self.groups).zip(steps).collect(), max_norm)?
             }
+            #[cfg(feature = "cuda")]
+            Device::Cuda(device) => return Err(Error::not_supported("adamw", device)),
             #[cfg(feature = "wgpu")]
             Device::Wgpu(device) => {
                 let states = self.states.iter().map(|s| match s {

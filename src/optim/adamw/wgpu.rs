@@ -8,7 +8,7 @@ use bytemuck::{Pod, Zeroable};
 
 use super::{ParamGroup, Step};
 use crate::device::wgpu::{ALIGNMENT, Binding, Buffer, Constant, Kernel, WgpuDevice, fold_groups};
-use crate::ops::launch::{REDUCE, REDUCE_SUBGROUP, element};
+use crate::ops::launch::wgpu::{REDUCE, REDUCE_SUBGROUP, element};
 use crate::tensor::Data;
 use crate::{DType, Result, Tensor, Var};
 

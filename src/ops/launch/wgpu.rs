@@ -3,10 +3,10 @@
 use bytemuck::{Pod, Zeroable};
 
 use crate::device::wgpu::{Buffer, Constant, Kernel, WgpuDevice, fold_groups};
-use crate::shape::Dims;
+use crate::shape::Dims8;
 use crate::{DType, Error, Layout, Result, Shape, Tensor};
 
-pub const STRIDED: &str = include_str!("../../kernels/common/strided.wgsl");
+pub const STRIDED: &str = include_str!("../../../kernels/common/strided.wgsl");
 
 /// Threads a workgroup of the elementwise kernels.
 pub const THREADS: usize = 256;
@@ -14,19 +14,6 @@ pub const THREADS: usize = 256;
 /// The grid for one thread an element in workgroups of 256.
 pub fn threads(n: usize) -> [u32; 3] {
     fold_groups(n.div_ceil(THREADS))
-}
-
-/// Up to eight sizes or strides as `array<vec4<u32>, 2>`.
-#[repr(C)]
-#[derive(Clone, Copy, Pod, Zeroable)]
-pub struct Dims8([u32; 8]);
-
-impl From<&Dims> for Dims8 {
-    fn from(dims: &Dims) -> Self {
-        let mut out = [0; 8];
-        out.iter_mut().zip(dims).for_each(|(o, &d)| *o = d as u32);
-        Dims8(out)
-    }
 }
 
 /// Several views of one shape as kernels/common/strided.wgsl walks them.
@@ -117,17 +104,17 @@ pub fn block(device: &WgpuDevice, gpu: u32) -> u32 {
 /// [`block`]'s few steps.) The path is that of the kernel from the calling file.
 macro_rules! reduction {
     ($device:expr, $source:literal) => {{
-        const PLAIN: &[&str] = &[$crate::ops::launch::REDUCE, include_str!($source)];
-        const SUBGROUP: &[&str] = &[$crate::ops::launch::REDUCE_SUBGROUP, include_str!($source)];
+        const PLAIN: &[&str] = &[$crate::ops::launch::wgpu::REDUCE, include_str!($source)];
+        const SUBGROUP: &[&str] = &[$crate::ops::launch::wgpu::REDUCE_SUBGROUP, include_str!($source)];
         if $device.has_subgroups() && !$device.is_software() { SUBGROUP } else { PLAIN }
     }};
 }
 pub(crate) use reduction;
 
-pub const REDUCE: &str = include_str!("../../kernels/common/reduce.wgsl");
-pub const REDUCE_SUBGROUP: &str = include_str!("../../kernels/common/reduce_subgroup.wgsl");
-pub const PHILOX: &str = include_str!("../../kernels/common/philox.wgsl");
-pub const ACTIVATIONS: &str = include_str!("../../kernels/activation/functions.wgsl");
+pub const REDUCE: &str = include_str!("../../../kernels/common/reduce.wgsl");
+pub const REDUCE_SUBGROUP: &str = include_str!("../../../kernels/common/reduce_subgroup.wgsl");
+pub const PHILOX: &str = include_str!("../../../kernels/common/philox.wgsl");
+pub const ACTIVATIONS: &str = include_str!("../../../kernels/activation/functions.wgsl");
 
 #[cfg(test)]
 mod tests {

@@ -1,0 +1,80 @@
+// What the passes of attention share: parameters, and which keys a query sees.
+//
+// Constants: DROPOUT: bool
+// Parts:     common/philox.cuh, then this
+//
+// Query i sees the keys j with i + low <= j < i + high, an interval that moves by one a query. The launcher chooses
+//   high = Tk - Tq + 1 if causal, so that the last query sees the last key; else Tk, which is above every j - i
+//   low  = high - window with a window; else -Tq, which is below every j - i
+
+// Where a tensor's rows of D elements lie, in elements: strides of batch, head and position, and the first element.
+struct Rows {
+    u32 batch;
+    u32 head;
+    u32 position;
+    u32 offset;
+
+    u64 start(u32 b, u32 h) const {
+        return offset + (u64)b * batch + (u64)h * head;
+    }
+};
+
+// Scores, log-sum-exps and dropout's random bits belong to query head b * NH + h.
+struct Params {
+    Rows q;
+    Rows k;
+    Rows v;
+    Rows o;
+    Rows dout;
+    Rows dq;
+    Rows dk; // of dv too
+    u32 B;
+    u32 NH;
+    u32 NKV; // divides NH
+    u32 Tq;
+    u32 Tk;
+    i32 low;
+    i32 high;
+    float scale;
+    uint2 seed;
+    u32 offset;       // of the random stream
+    u32 threshold;    // random bits below it drop
+    float keep_scale; // 1 / (1 - p)
+    u32 pad[3];
+};
+
+constexpr float LOG2_E = 1.4426950408889634f;
+constexpr float LN_2 = 0.6931471805599453f;
+constexpr float INFINITE = __builtin_bit_cast(float, 0x7f800000);
+
+// The keys first .. end - 1.
+struct Keys {
+    i32 first;
+    i32 end;
+
+    static Keys of(u32 query, const Params& p) {
+        return {max((i32)query + p.low, 0), min((i32)query + p.high, (i32)p.Tk)};
+    }
+
+    bool contains(u32 key) const {
+        return (i32)key >= first && (i32)key < end;
+    }
+};
+
+// The keys that any query of first .. last sees: both ends grow with the query. The start is rounded down to where a
+// block of random bits begins. Without any, `end` is not above `start`.
+struct Visit {
+    i32 start;
+    i32 end;
+
+    static Visit of(u32 first, u32 last, const Params& p) {
+        return {Keys::of(first, p).first & ~3, Keys::of(last, p).end};
+    }
+};
+
+// The four keys from 4 * quad on that query i of a head keeps, as bits 0 to 3.
+inline u32 kept_keys(u32 quad, u32 i, u32 head, const Params& p) {
+    const uint4 random = philox(make_uint4(quad, i, head, p.offset), p.seed);
+    return (random.x >= p.threshold) | (random.y >= p.threshold) << 1 | (random.z >= p.threshold) << 2 |
+           (random.w >= p.threshold) << 3;
+}

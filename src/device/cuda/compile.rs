@@ -1,0 +1,359 @@
+//! Kernels as CUDA C++, compiled by NVRTC, and kept on disk.
+//!
+//! NVRTC is loaded when the first kernel is compiled. What it made is stored under the hash of everything
+//! that it depends on, so that the second run of a program compiles nothing. An entry begins with the hash
+//! of the rest, and one that does not fit it, torn or damaged, is compiled again.
+
+use std::ffi::{CStr, CString};
+use std::fmt::Write as _;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+
+use cudarc::nvrtc::{result, sys};
+use sha2::{Digest, Sha256};
+
+use super::driver::{Image, Properties};
+use crate::device::kernel::{Constant, Kernel};
+use crate::{DType, Error};
+
+/// A part of a kernel's source, under the name that compilers, profilers and the simulator give it.
+macro_rules! cuda_source {
+    ($path:literal) => {
+        concat!(
+            "#line 1 \"kernels/",
+            $path,
+            "\"\n",
+            include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/kernels/", $path))
+        )
+    };
+}
+pub(crate) use cuda_source;
+
+/// What every kernel sees first: the element types.
+const TYPES: &str = cuda_source!("common/types.cuh");
+
+/// The environment variable with the folder of compiled kernels; empty turns the cache off.
+const CACHE: &str = "TILEWRIGHT_CACHE";
+
+/// The text that NVRTC compiles.
+fn source(kernel: &Kernel) -> Result<String, String> {
+    let mut text = String::from(TYPES);
+    text.push_str("\n#line 1 \"constants\"\n");
+    for (name, value) in &kernel.constants {
+        let declared = match *value {
+            Constant::U32(x) => writeln!(text, "constexpr unsigned {name} = {x}u;"),
+            // The shortest decimal that reads back as the same f32.
+            Constant::F32(x) if x.is_finite() => writeln!(text, "constexpr float {name} = {x:?}f;"),
+            Constant::F32(x) => return Err(format!("constant {name} is {x}")),
+            Constant::Bool(x) => writeln!(text, "constexpr bool {name} = {x};"),
+            Constant::Type(t) => writeln!(text, "using {name} = {};", type_name(t)),
+        };
+        declared.map_err(|error| error.to_string())?;
+    }
+    for part in kernel.source {
+        text.push_str(part);
+        text.push('\n');
+    }
+    Ok(text)
+}
+
+fn type_name(dtype: DType) -> &'static str {
+    match dtype {
+        DType::F64 => "double",
+        DType::F32 => "float",
+        DType::F16 => "f16",
+        DType::BF16 => "bf16",
+        DType::U32 => "unsigned",
+    }
+}
+
+/// What NVRTC is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Target {
+    /// Major and minor, as in `sm_86`.
+    pub compute_capability: (u32, u32),
+    pub image: Image,
+}
+
+impl Target {
+    /// Machine code where NVRTC knows the architecture; PTX of the newest one that it knows where the device
+    /// is newer, which the driver then translates.
+    fn of(properties: &Properties, nvrtc: &Nvrtc) -> Result<Target, String> {
+        let (major, minor) = properties.compute_capability;
+        let device = major * 10 + minor;
+        let known = nvrtc.architectures()?;
+        if properties.image == Image::Ptx || known.contains(&device) {
+            return Ok(Target { compute_capability: (major, minor), image: properties.image });
+        }
+        let older = known.iter().copied().filter(|&a| a < device).max();
+        let older = older.ok_or_else(|| format!("this NVRTC does not compile for sm_{device} any more"))?;
+        Ok(Target { compute_capability: (older / 10, older % 10), image: Image::Ptx })
+    }
+
+    /// `--gpu-architecture=sm_86`, or `compute_86` for PTX.
+    fn option(&self) -> String {
+        let (major, minor) = self.compute_capability;
+        let kind = if self.image == Image::Cubin { "sm" } else { "compute" };
+        format!("--gpu-architecture={kind}_{major}{minor}")
+    }
+
+    fn options(&self) -> Vec<String> {
+        // Line information costs nothing at run time, and profilers and the simulator name source lines.
+        ["--std=c++17", "-default-device", "-lineinfo"]
+            .map(String::from)
+            .into_iter()
+            .chain([self.option()])
+            .collect()
+    }
+}
+
+/// The image of `kernel` for a device, from the cache or compiled.
+///
+/// # Errors
+/// [`Error::NoDevice`] without NVRTC, [`Error::Kernel`] with the compiler's log.
+pub fn image(kernel: &Kernel, properties: &Properties) -> crate::Result<Vec<u8>> {
+    let nvrtc = Nvrtc::find(&properties.name)?;
+    let refuse = |reason| Error::Kernel { kernel: kernel.name, device: properties.name.clone(), reason };
+    let target = Target::of(properties, &nvrtc).map_err(refuse)?;
+    compile(&nvrtc, kernel, target, cache_folder().as_deref()).map_err(refuse)
+}
+
+fn compile(nvrtc: &Nvrtc, kernel: &Kernel, target: Target, cache: Option<&Path>) -> Result<Vec<u8>, String> {
+    let (text, options) = (source(kernel)?, target.options());
+    let entry = cache.map(|folder| folder.join(key(&text, &options, nvrtc.version)));
+    if let Some(image) = entry.as_deref().and_then(load) {
+        return Ok(image);
+    }
+    let (image, _) = nvrtc.compile(kernel.name, &text, &options, target.image)?;
+    // A full or read-only disk costs time at the next start, nothing else.
+    if let Some(entry) = entry {
+        let _ = store(&entry, &image);
+    }
+    Ok(image)
+}
+
+/// The loaded compiler.
+pub struct Nvrtc {
+    version: (i32, i32),
+}
+
+impl Nvrtc {
+    /// # Errors
+    /// [`Error::NoDevice`] with what to install.
+    pub fn find(requested: &str) -> crate::Result<Nvrtc> {
+        let refuse = |reason: &str| Error::NoDevice { requested: requested.into(), reason: reason.into() };
+        // SAFETY: looking for the library runs its initialisers; NVRTC's are made for that.
+        if !unsafe { sys::is_culib_present() } {
+            return Err(refuse(
+                "NVRTC, the CUDA compiler, is not on the library path; install the CUDA toolkit's libnvrtc, or \
+                 `pip install nvidia-cuda-nvrtc` and add its lib folder to LD_LIBRARY_PATH",
+            ));
+        }
+        let mut version = (0, 0);
+        // SAFETY: two integers are written.
+        let asked = unsafe { sys::nvrtcVersion(&mut version.0, &mut version.1) };
+        asked.result().map_err(|error| refuse(&format!("NVRTC does not answer: {error:?}")))?;
+        Ok(Nvrtc { version })
+    }
+
+    /// The compute capabilities that it compiles for, as 10 major + minor.
+    fn architectures(&self) -> Result<Vec<u32>, String> {
+        let mut count = 0;
+        // SAFETY: an integer is written, then as many integers as it says.
+        unsafe {
+            sys::nvrtcGetNumSupportedArchs(&mut count).result().map_err(|e| format!("{e:?}"))?;
+            let mut list = vec![0; count.max(0) as usize];
+            sys::nvrtcGetSupportedArchs(list.as_mut_ptr()).result().map_err(|e| format!("{e:?}"))?;
+            Ok(list.into_iter().map(|a| a as u32).collect())
+        }
+    }
+
+    /// The image, and what the compiler said along the way.
+    fn compile(
+        &self,
+        name: &str,
+        text: &str,
+        options: &[String],
+        image: Image,
+    ) -> Result<(Vec<u8>, String), String> {
+        let c_string = |s: &str| CString::new(s).map_err(|e| e.to_string());
+        let program =
+            result::create_program(&c_string(text)?, Some(&c_string(name)?)).map_err(|e| format!("{e:?}"))?;
+        // SAFETY: the program is live until it is destroyed below, and each buffer is as large as NVRTC says.
+        unsafe {
+            let compiled = match result::compile_program(program, options) {
+                Ok(()) if image == Image::Ptx => {
+                    result::get_ptx(program).map(|ptx| ptx.into_iter().map(|c| c as u8).collect())
+                }
+                Ok(()) => cubin(program),
+                Err(error) => Err(error),
+            };
+            let log = match result::get_program_log(program) {
+                Ok(log) => CStr::from_ptr(log.as_ptr()).to_string_lossy().into_owned(),
+                Err(error) => format!("{error:?}"),
+            };
+            let _ = result::destroy_program(program);
+            match compiled {
+                Ok(image) => Ok((image, log)),
+                Err(_) => Err(log),
+            }
+        }
+    }
+}
+
+/// # Safety
+/// The program must have been compiled.
+unsafe fn cubin(program: sys::nvrtcProgram) -> Result<Vec<u8>, result::NvrtcError> {
+    let mut size = 0;
+    // SAFETY: the buffer is as large as NVRTC says.
+    unsafe {
+        sys::nvrtcGetCUBINSize(program, &mut size).result()?;
+        let mut code = vec![0u8; size];
+        sys::nvrtcGetCUBIN(program, code.as_mut_ptr().cast()).result()?;
+        Ok(code)
+    }
+}
+
+fn cache_folder() -> Option<PathBuf> {
+    match std::env::var_os(CACHE) {
+        Some(folder) if folder.is_empty() => None,
+        Some(folder) => Some(folder.into()),
+        None => Some(dirs::cache_dir()?.join("tilewright")),
+    }
+}
+
+/// The name of the entry for this text compiled in this way.
+fn key(text: &str, options: &[String], version: (i32, i32)) -> String {
+    let mut hash = Sha256::new();
+    hash.update(text);
+    for option in options {
+        hash.update([0]);
+        hash.update(option);
+    }
+    hash.update(format!("\0NVRTC {}.{}", version.0, version.1));
+    format!("{:x}", hash.finalize())
+}
+
+/// An entry, if it is there and whole.
+fn load(entry: &Path) -> Option<Vec<u8>> {
+    let bytes = std::fs::read(entry).ok()?;
+    let (hash, image) = bytes.split_at_checked(32)?;
+    (hash == Sha256::digest(image).as_slice()).then(|| image.to_vec())
+}
+
+/// Writes an entry so that it is there as a whole or not at all, whatever happens meanwhile.
+fn store(entry: &Path, image: &[u8]) -> std::io::Result<()> {
+    let folder = entry.parent().expect("an entry lies in the cache's folder");
+    std::fs::create_dir_all(folder)?;
+    let mut file = tempfile::NamedTempFile::new_in(folder)?;
+    file.write_all(&Sha256::digest(image))?;
+    file.write_all(image)?;
+    file.as_file().sync_all()?;
+    file.persist(entry)?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SCALE: &[&str] = &["extern \"C\" __global__ void scale(const T* x, T* y) {
+        y[threadIdx.x] = from_float<T>(FACTOR * to_float(x[threadIdx.x]));
+    }"];
+
+    fn scale(factor: f32, dtype: DType) -> Kernel {
+        Kernel::builtin("scale", SCALE, "scale").with("FACTOR", factor).with("T", dtype)
+    }
+
+    /// The compiler, or a note that there is none; CI requires it.
+    fn nvrtc() -> Option<Nvrtc> {
+        match Nvrtc::find("the tests") {
+            Ok(nvrtc) => Some(nvrtc),
+            Err(error) => {
+                println!("NOT RUN: {error}");
+                let required = std::env::var("TILEWRIGHT_REQUIRE").unwrap_or_default();
+                assert!(!required.contains("cuda"), "TILEWRIGHT_REQUIRE names {required}");
+                None
+            }
+        }
+    }
+
+    const SM_80: Target = Target { compute_capability: (8, 0), image: Image::Ptx };
+
+    #[test]
+    fn constants_come_before_the_source() {
+        let text = source(&scale(0.1, DType::BF16)).unwrap();
+        let constants = "constexpr float FACTOR = 0.1f;\nusing T = bf16;\nextern";
+        assert!(text.contains(constants), "{text}");
+        assert!(source(&scale(f32::NAN, DType::F32)).unwrap_err().contains("FACTOR is NaN"));
+    }
+
+    #[test]
+    fn compiles_once_and_mends_damaged_entries() {
+        let Some(nvrtc) = nvrtc() else { return };
+        let folder = tempfile::tempdir().unwrap();
+        let cache = folder.path().join("not made yet");
+        let compile = |kernel: &Kernel| compile(&nvrtc, kernel, SM_80, Some(&cache)).unwrap();
+        let first = compile(&scale(2.0, DType::F16));
+        assert!(String::from_utf8_lossy(&first).contains(".entry scale"));
+        let entries = || -> Vec<PathBuf> {
+            std::fs::read_dir(&cache).unwrap().map(|entry| entry.unwrap().path()).collect()
+        };
+        let [entry] = &entries()[..] else { panic!("one entry") };
+        // What is there is taken, even if this compiler would not have made it.
+        store(entry, b"an entry of the cache").unwrap();
+        assert_eq!(compile(&scale(2.0, DType::F16)), b"an entry of the cache");
+        // Unless it is damaged, torn or empty.
+        let whole = std::fs::read(entry).unwrap();
+        let mut damaged = whole.clone();
+        damaged[40] ^= 1;
+        for bytes in [&damaged[..], &whole[..whole.len() - 1], &whole[..20], &[]] {
+            std::fs::write(entry, bytes).unwrap();
+            assert_eq!(compile(&scale(2.0, DType::F16)), first);
+            assert_eq!(load(entry).unwrap(), first);
+        }
+        compile(&scale(3.0, DType::F16));
+        compile(&scale(2.0, DType::F32));
+        assert_eq!(entries().len(), 3);
+    }
+
+    #[test]
+    fn a_folder_that_cannot_be_written_is_no_error() {
+        let Some(nvrtc) = nvrtc() else { return };
+        let file = tempfile::NamedTempFile::new().unwrap();
+        compile(&nvrtc, &scale(2.0, DType::F32), SM_80, Some(file.path())).unwrap();
+        compile(&nvrtc, &scale(2.0, DType::F32), SM_80, None).unwrap();
+    }
+
+    #[test]
+    fn a_wrong_kernel_gets_the_compilers_words() {
+        let Some(nvrtc) = nvrtc() else { return };
+        const WRONG: &[&str] = &["#line 7 \"kernels/wrong.cu\"\nint f() { return missing; }"];
+        let log = compile(&nvrtc, &Kernel::builtin("wrong", WRONG, "f"), SM_80, None).unwrap_err();
+        assert!(log.contains("kernels/wrong.cu(7)") && log.contains("missing"), "{log}");
+    }
+
+    #[test]
+    fn newer_devices_get_ptx_and_known_ones_machine_code() {
+        let Some(nvrtc) = nvrtc() else { return };
+        let target = |compute_capability| {
+            let properties = Properties {
+                name: "test".into(),
+                compute_capability,
+                image: Image::Cubin,
+                multiprocessors: 1,
+                memory: 0,
+                shared_per_block: 0,
+            };
+            Target::of(&properties, &nvrtc)
+        };
+        assert_eq!(target((8, 6)), Ok(Target { compute_capability: (8, 6), image: Image::Cubin }));
+        let newest = *nvrtc.architectures().unwrap().iter().max().unwrap();
+        let newest = (newest / 10, newest % 10);
+        let expected = Target { compute_capability: newest, image: Image::Ptx };
+        assert_eq!(target((99, 0)), Ok(expected));
+        assert!(target((3, 5)).unwrap_err().contains("sm_35"));
+        let cubin = compile(&nvrtc, &scale(1.0, DType::BF16), target((9, 0)).unwrap(), None).unwrap();
+        assert_eq!(&cubin[..4], b"\x7fELF");
+    }
+}

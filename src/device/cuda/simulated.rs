@@ -1,0 +1,112 @@
+//! The simulator as a driver.
+
+use parking_lot::Mutex;
+
+use super::driver::{Driver, Fault, Function, Grid, Image, Properties};
+use super::sim::{self, Options, Simulator};
+
+/// What a simulated device presents itself as: an A100's compute capability and shared memory.
+const CAPABILITY: (u32, u32) = (8, 0);
+
+/// Bytes of memory that it says it has; the host's own is the true limit.
+const MEMORY: u64 = 40 << 30;
+
+pub struct Simulated {
+    simulator: Simulator,
+    properties: Properties,
+    functions: Mutex<Vec<sim::Function>>,
+}
+
+impl Simulated {
+    pub fn new(options: Options, multiprocessors: u32) -> Self {
+        let properties = Properties {
+            name: "cuda-sim".into(),
+            compute_capability: CAPABILITY,
+            image: Image::Ptx,
+            multiprocessors,
+            memory: MEMORY,
+            shared_per_block: sim::MAX_SHARED,
+        };
+        Simulated { simulator: Simulator::new(options), properties, functions: Mutex::default() }
+    }
+
+    pub fn simulator(&self) -> &Simulator {
+        &self.simulator
+    }
+}
+
+/// A fault that the checks find ends its launch, and the device goes on.
+fn refused(error: sim::Error) -> Fault {
+    Fault::Refused(error.to_string())
+}
+
+impl Driver for Simulated {
+    fn properties(&self) -> &Properties {
+        &self.properties
+    }
+
+    fn alloc(&self, bytes: u64) -> Result<u64, Fault> {
+        self.simulator.alloc(bytes).map_err(|_| Fault::OutOfMemory(bytes))
+    }
+
+    fn free(&self, address: u64) {
+        let freed = self.simulator.free(address);
+        debug_assert!(freed.is_ok(), "{freed:?}");
+    }
+
+    fn upload(&self, to: u64, bytes: &[u8]) -> Result<(), Fault> {
+        self.simulator.write(to, bytes).map_err(refused)
+    }
+
+    fn download(&self, from: u64, bytes: &mut [u8]) -> Result<(), Fault> {
+        self.simulator.read(from, bytes).map_err(refused)
+    }
+
+    fn zero(&self, at: u64, bytes: u64) -> Result<(), Fault> {
+        self.simulator.fill(at, bytes, 0).map_err(refused)
+    }
+
+    fn load(&self, image: &[u8], entry: &str) -> Result<Function, Fault> {
+        let text = std::str::from_utf8(image).map_err(|error| Fault::Refused(error.to_string()))?;
+        // NVRTC ends its text with a NUL.
+        let module = self.simulator.load(text.trim_end_matches('\0')).map_err(refused)?;
+        let function = module.function(entry).map_err(refused)?;
+        let mut functions = self.functions.lock();
+        functions.push(function);
+        Ok(Function(functions.len() as u64 - 1))
+    }
+
+    fn launch(&self, function: Function, grid: Grid, arguments: &[&[u8]]) -> Result<(), Fault> {
+        let function = self.functions.lock()[function.0 as usize].clone();
+        let layout = function.param_layout();
+        let fits = layout.len() == arguments.len()
+            && layout.iter().zip(arguments).all(|(param, bytes)| param.size as usize == bytes.len());
+        if !fits {
+            let sizes = |sizes: Vec<usize>| format!("{sizes:?}");
+            let takes = sizes(layout.iter().map(|param| param.size as usize).collect());
+            let given = sizes(arguments.iter().map(|bytes| bytes.len()).collect());
+            let name = function.name();
+            return Err(Fault::Refused(format!(
+                "`{name}` takes arguments of {takes} bytes, and got {given}"
+            )));
+        }
+        let mut params = vec![0; function.param_bytes() as usize];
+        for (param, bytes) in layout.iter().zip(arguments) {
+            params[param.offset as usize..][..bytes.len()].copy_from_slice(bytes);
+        }
+        let block = [grid.threads, 1, 1];
+        self.simulator.launch(&function, grid.blocks, block, grid.shared, &params).map(drop).map_err(refused)
+    }
+
+    fn synchronize(&self) -> Result<(), Fault> {
+        Ok(())
+    }
+
+    fn cached(&self) -> u64 {
+        0
+    }
+
+    fn release(&self) -> Result<(), Fault> {
+        Ok(())
+    }
+}

@@ -1,0 +1,148 @@
+//! Kernels: sources and the constants that specialise them, in WGSL or in CUDA C++.
+
+use std::hash::{Hash, Hasher};
+
+use smallvec::SmallVec;
+
+use crate::DType;
+
+/// A value that a kernel is specialised by.
+#[derive(Clone, Copy, Debug)]
+pub enum Constant {
+    /// `const NAME: u32`; `constexpr unsigned NAME`
+    U32(u32),
+    /// `const NAME: f32`; `constexpr float NAME`. Must be finite, as WGSL has no other literals.
+    F32(f32),
+    /// `const NAME: bool`; `constexpr bool NAME`
+    Bool(bool),
+    /// `alias NAME`, of `f32`, `f16` or `u32`; `using NAME`, of `float`, `f16`, `bf16` or `unsigned`
+    Type(DType),
+}
+
+impl PartialEq for Constant {
+    /// By bits: -0.0 and 0.0 make different kernels.
+    fn eq(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Constant::U32(a), Constant::U32(b)) => a == b,
+            (Constant::F32(a), Constant::F32(b)) => a.to_bits() == b.to_bits(),
+            (Constant::Bool(a), Constant::Bool(b)) => a == b,
+            (Constant::Type(a), Constant::Type(b)) => a == b,
+            _ => false,
+        }
+    }
+}
+
+impl Eq for Constant {}
+
+impl Hash for Constant {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        match self {
+            Constant::U32(x) => x.hash(state),
+            Constant::F32(x) => x.to_bits().hash(state),
+            Constant::Bool(x) => x.hash(state),
+            Constant::Type(x) => x.hash(state),
+        }
+    }
+}
+
+impl From<u32> for Constant {
+    fn from(x: u32) -> Self {
+        Constant::U32(x)
+    }
+}
+
+impl From<f32> for Constant {
+    fn from(x: f32) -> Self {
+        Constant::F32(x)
+    }
+}
+
+impl From<bool> for Constant {
+    fn from(x: bool) -> Self {
+        Constant::Bool(x)
+    }
+}
+
+impl From<DType> for Constant {
+    fn from(x: DType) -> Self {
+        Constant::Type(x)
+    }
+}
+
+/// A compute kernel: its source, its entry point, and the constants that specialise it.
+///
+/// The constants are put in front of the source as declarations (`const BLOCK: u32 = 256u;` in WGSL,
+/// `constexpr unsigned BLOCK = 256u;` in CUDA C++), and the parts of the source follow in order. Equal
+/// kernels are compiled once a device.
+///
+/// In WGSL, `enable f16;` comes first where a constant needs it; the kernel finds its parameters at
+/// `@group(0) @binding(0) var<uniform>` and its buffers at the bindings from 1 on, in the order they are
+/// bound. It runs with wgpu's bounds, loop and division checks unless its author vouches for it with
+/// [`Kernel::trusted`].
+///
+/// In CUDA C++, `kernels/common/types.cuh` comes first; the entry point is an `extern "C" __global__`
+/// function that takes the buffers as pointers, in the order they are bound, and then its parameters by
+/// value.
+#[derive(Clone, Debug, Eq)]
+pub struct Kernel {
+    pub(super) name: &'static str,
+    pub(super) source: &'static [&'static str],
+    pub(super) entry: &'static str,
+    pub(super) constants: SmallVec<[(&'static str, Constant); 8]>,
+    pub(super) trusted: bool,
+}
+
+impl Kernel {
+    /// A kernel of the parts of `source`, named `name` in errors, that starts at `entry`.
+    pub fn new(name: &'static str, source: &'static [&'static str], entry: &'static str) -> Self {
+        Kernel { name, source, entry, constants: SmallVec::new(), trusted: false }
+    }
+
+    /// A kernel of this crate: trusted. Its op validates each launch, and the tests run it checked.
+    pub(crate) fn builtin(name: &'static str, source: &'static [&'static str], entry: &'static str) -> Self {
+        Kernel { trusted: true, ..Kernel::new(name, source, entry) }
+    }
+
+    /// Adds a constant.
+    pub fn with(mut self, name: &'static str, value: impl Into<Constant>) -> Self {
+        self.constants.push((name, value.into()));
+        self
+    }
+
+    /// Runs the kernel without run-time checks and with workgroup memory unspecified at the start,
+    /// unless the device is in checked mode.
+    ///
+    /// # Safety
+    /// At every launch the kernel must stay inside its buffers, its loops must end, it must not divide
+    /// integers by zero or overflow doing so, and it must write workgroup memory before reading it.
+    pub unsafe fn trusted(mut self) -> Self {
+        self.trusted = true;
+        self
+    }
+
+    /// The name that errors give it.
+    pub fn name(&self) -> &'static str {
+        self.name
+    }
+}
+
+impl PartialEq for Kernel {
+    fn eq(&self, other: &Self) -> bool {
+        let same_text = |(a, b): (&&str, &&str)| std::ptr::eq(*a, *b) || a == b;
+        self.name == other.name
+            && self.entry == other.entry
+            && self.trusted == other.trusted
+            && self.constants == other.constants
+            && self.source.len() == other.source.len()
+            && self.source.iter().zip(other.source).all(same_text)
+    }
+}
+
+impl Hash for Kernel {
+    /// Leaves the source out: it is long, and name and constants tell kernels apart.
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.name.hash(state);
+        self.entry.hash(state);
+        self.constants.hash(state);
+    }
+}

@@ -1,0 +1,88 @@
+//! What the kernels of the GPUs are told.
+
+use bytemuck::{Pod, Zeroable};
+
+use super::{Sizes, Spec};
+use crate::{Result, Tensor};
+
+/// Strides of batch, head and position, and the place of the first element.
+pub type Place = [u32; 4];
+
+/// `Params` of the kernels of both GPU backends.
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
+pub struct Params {
+    pub q: Place,
+    pub k: Place,
+    pub v: Place,
+    pub o: Place,
+    pub dout: Place,
+    pub dq: Place,
+    pub dk: Place,
+    pub batch: u32,
+    pub heads: u32,
+    pub kv_heads: u32,
+    pub q_len: u32,
+    pub k_len: u32,
+    pub low: i32,
+    pub high: i32,
+    pub scale: f32,
+    pub seed: u64,
+    pub offset: u32,
+    pub threshold: u32,
+    pub keep_scale: f32,
+    pub pad: [u32; 3],
+}
+
+impl Params {
+    /// With the outputs' places, in units of `unit` elements; the inputs' are 0.
+    pub fn new(sizes: &Sizes, spec: &Spec, unit: usize) -> Self {
+        let (q_len, k_len) = (sizes.q_len as i64, sizes.k_len as i64);
+        // Query i sees the keys from i + low to below i + high.
+        let high = if spec.causal { k_len - q_len + 1 } else { k_len };
+        let low = match spec.window {
+            Some(window) => high.saturating_sub_unsigned(window as u64).max(-q_len),
+            None => -q_len,
+        };
+        let (threshold, keep_scale) = spec.dropout.map_or((0, 1.0), |drop| drop.threshold_and_scale());
+        let q = place(&sizes.inside(sizes.heads, sizes.q_len), 0, unit);
+        let k = place(&sizes.inside(sizes.kv_heads, sizes.k_len), 0, unit);
+        Params {
+            q: [0; 4],
+            k: [0; 4],
+            v: [0; 4],
+            o: q,
+            dout: [0; 4],
+            dq: q,
+            dk: k,
+            batch: sizes.batch as u32,
+            heads: sizes.heads as u32,
+            kv_heads: sizes.kv_heads as u32,
+            q_len: q_len as u32,
+            k_len: k_len as u32,
+            low: low as i32,
+            high: high as i32,
+            scale: spec.scale as f32,
+            seed: spec.dropout.map_or(0, |drop| drop.stream.seed),
+            // Counters have room for its lower half.
+            offset: spec.dropout.map_or(0, |drop| drop.stream.offset as u32),
+            threshold,
+            keep_scale: keep_scale as f32,
+            pad: [0; 3],
+        }
+    }
+}
+
+fn place(strides: &[usize], offset: usize, unit: usize) -> Place {
+    [strides[0], strides[1], strides[2], offset].map(|n| (n / unit) as u32)
+}
+
+/// The tensor, or a copy of it if its rows do not start at multiples of `line` elements, and its place in units
+/// of `unit` elements.
+pub fn in_lines(x: &Tensor, line: usize, unit: usize) -> Result<(Tensor, Place)> {
+    let layout = x.layout();
+    let whole = |dim: usize| layout.shape[dim] <= 1 || layout.strides[dim].is_multiple_of(line);
+    let x = if layout.offset.is_multiple_of(line) && (0..3).all(whole) { x.clone() } else { x.copy()? };
+    let at = place(&x.layout().strides, x.layout().offset, unit);
+    Ok((x, at))
+}

@@ -1,0 +1,93 @@
+use bytemuck::{Pod, Zeroable};
+
+use crate::device::cuda::{Binding, CudaDevice, Grid, Kernel, cuda_source};
+use crate::shape::{Dims, Dims8};
+use crate::{DType, Layout, Result, Tensor};
+
+const COPY: &[&str] = &[cuda_source!("common/strided.cuh"), cuda_source!("copy/copy.cu")];
+
+const BLOCK: u32 = 256;
+const TILE: usize = 32;
+
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
+struct Params {
+    n: u32,
+    src_offset: u32,
+    dst_offset: u32,
+    pad: u32,
+    sizes: Dims8,
+    src: Dims8,
+    dst: Dims8,
+}
+
+pub fn converted(device: &CudaDevice, x: &Tensor, dtype: DType) -> Result<Tensor> {
+    let out = Tensor::uninit(x.shape(), dtype, &x.device())?;
+    assign(device, &out, x)?;
+    Ok(out)
+}
+
+/// Writes `values`, converted, over the view `to`.
+pub fn assign(device: &CudaDevice, to: &Tensor, values: &Tensor) -> Result<()> {
+    to.storage().written();
+    if to.elements() == 0 {
+        return Ok(());
+    }
+    let layouts = [values.layout(), to.layout()];
+    let (sizes, strides) = Layout::collapse(&layouts);
+    let params = Params {
+        n: to.elements() as u32,
+        src_offset: layouts[0].offset as u32,
+        dst_offset: layouts[1].offset as u32,
+        pad: 0,
+        sizes: (&sizes).into(),
+        src: (&strides[0]).into(),
+        dst: (&strides[1]).into(),
+    };
+    let kernel = |entry| {
+        Kernel::builtin("copy", COPY, entry)
+            .with("BLOCK", BLOCK)
+            .with("RANK", sizes.len() as u32)
+            .with("S", values.dtype())
+            .with("D", to.dtype())
+    };
+    let (from, into) = (values.cuda_storage()?, to.cuda_storage()?);
+    let bindings = [Binding::Read(&from), Binding::Write(&into)];
+    let (kernel, blocks) = match along(&sizes, &strides) {
+        Some(dim) => {
+            let last = sizes.len() - 1;
+            let others: usize = sizes.iter().product::<usize>() / (sizes[last] * sizes[dim]);
+            let tiles = sizes[last].div_ceil(TILE) * sizes[dim].div_ceil(TILE) * others;
+            (kernel("transposed").with("WIDTH", 1u32).with("ALONG", dim as u32), tiles)
+        }
+        None => {
+            let width = width(values, to, &sizes, &strides);
+            let lines = to.elements() / width;
+            let kernel = kernel("elements").with("WIDTH", width as u32).with("ALONG", 0u32);
+            (kernel, lines.div_ceil(BLOCK as usize))
+        }
+    };
+    device.launch(&kernel, &bindings, &params, Grid { blocks: [blocks as u32, 1, 1], threads: BLOCK, shared: 0 })
+}
+
+/// The dimension along which the source runs in memory, if the destination runs along the last one and both
+/// are long enough for tiles to pay.
+fn along(sizes: &Dims, strides: &[Dims]) -> Option<usize> {
+    let [src, dst] = strides else { return None };
+    let last = sizes.len().checked_sub(1)?;
+    if src[last] <= 1 || dst[last] != 1 || sizes[last] < TILE / 2 {
+        return None;
+    }
+    (0..last).find(|&d| src[d] == 1 && sizes[d] >= TILE / 2)
+}
+
+/// Elements that both sides can move at once.
+fn width(from: &Tensor, to: &Tensor, sizes: &Dims, strides: &[Dims]) -> usize {
+    let width = 16 / from.dtype().size().max(to.dtype().size());
+    let Some(last) = sizes.len().checked_sub(1) else { return 1 };
+    let whole = |x: usize| x.is_multiple_of(width);
+    let fits = strides.iter().all(|s| s[last] == 1 && s[..last].iter().all(|&s| whole(s)))
+        && whole(sizes[last])
+        && [from, to].iter().all(|t| whole(t.layout().offset));
+    if fits { width } else { 1 }
+}

@@ -1,0 +1,264 @@
+use bytemuck::{Pod, Zeroable};
+
+use super::{Operand, Product};
+use crate::device::cuda::{Binding, Buffer, CudaDevice, Grid, Kernel, cuda_source};
+use crate::ops::launch::cuda::output;
+use crate::{DType, Result, Shape, Tensor};
+
+const PTX: &str = cuda_source!("common/ptx.cuh");
+const TILE: &str = cuda_source!("common/tile.cuh");
+const ACTIVATIONS: &str = cuda_source!("activation/functions.cuh");
+const EPILOGUE: &str = cuda_source!("matmul/epilogue.cuh");
+const MMA: &[&str] = &[PTX, TILE, ACTIVATIONS, EPILOGUE, cuda_source!("matmul/mma.cu")];
+const SIMT: &[&str] = &[ACTIVATIONS, EPILOGUE, cuda_source!("matmul/simt.cu")];
+const SPLITS: &[&str] = &[ACTIVATIONS, EPILOGUE, cuda_source!("matmul/splits.cu")];
+
+/// Threads a block of splits.cu.
+const BLOCK: u32 = 256;
+
+/// `Params` of kernels/matmul/epilogue.cuh.
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
+struct Params {
+    m: u32,
+    n: u32,
+    k: u32,
+    batch: u32,
+    inner: u32,
+    a_offset: u32,
+    b_offset: u32,
+    d_offset: u32,
+    a_strides: [u32; 4],
+    b_strides: [u32; 4],
+    splits: u32,
+    split_k: u32,
+}
+
+pub fn product(device: &CudaDevice, p: &Product<'_>) -> Result<Vec<Tensor>> {
+    let (b1, b2, m, _, n) = p.sizes();
+    let shape = Shape::from((b1, b2, m, n));
+    let (d, d_buffer) = output("matmul", device, &shape, p.a.dtype())?;
+    if !p.keep_pre {
+        launch(device, p, (&d_buffer, 0), None, false)?;
+        return Ok(vec![d]);
+    }
+    let (pre, pre_buffer) = output("matmul", device, &shape, p.a.dtype())?;
+    launch(device, p, (&d_buffer, 0), Some(&pre_buffer), false)?;
+    Ok(vec![d, pre])
+}
+
+/// `to = a b`, or `to += a b`; `to` is contiguous.
+pub fn accumulate(device: &CudaDevice, p: &Product<'_>, to: &Tensor, add: bool) -> Result<()> {
+    to.storage().written();
+    launch(device, p, (&to.cuda_storage()?, to.layout().offset), None, add)
+}
+
+/// Writes the product, or with `add` adds it, to the elements of `d` from `d_offset` on.
+fn launch(
+    device: &CudaDevice,
+    p: &Product<'_>,
+    (d, d_offset): (&Buffer, usize),
+    pre: Option<&Buffer>,
+    add: bool,
+) -> Result<()> {
+    let (b1, b2, m, k, n) = p.sizes();
+    let (batch, dtype) = (b1 * b2, p.a.dtype());
+    if batch * m * n == 0 {
+        return Ok(());
+    }
+    let (a, b) = (Operand::new(p.a, 2, 3), Operand::new(p.b, 3, 2));
+    let (a_buffer, b_buffer) = (p.a.cuda_storage()?, p.b.cuda_storage()?);
+    let bias = p.bias.map(Tensor::cuda).transpose()?;
+    let residual = p.residual.map(Tensor::cuda).transpose()?;
+
+    let plan = Plan::of(device, dtype, [m, n, k, batch], [&a, &b]);
+    let params = Params {
+        m: m as u32,
+        n: n as u32,
+        k: k as u32,
+        batch: batch as u32,
+        inner: b2 as u32,
+        a_offset: a.offset,
+        b_offset: b.offset,
+        d_offset: d_offset as u32,
+        a_strides: a.strides,
+        b_strides: b.strides,
+        splits: plan.splits as u32,
+        split_k: k.div_ceil(plan.splits).next_multiple_of(plan.tile.bk) as u32,
+    };
+    let line = 16 / dtype.size();
+    let starts = [bias.as_ref(), residual.as_ref()];
+    let lines_out = n.is_multiple_of(line)
+        && d_offset.is_multiple_of(line)
+        && starts.into_iter().flatten().all(|buffer| buffer.address().is_multiple_of(16));
+    // With the epilogue's constants, for the kernel that applies it.
+    let finishing = |kernel: Kernel| {
+        kernel
+            .with("BIAS", bias.is_some())
+            .with("SAVE_PRE", pre.is_some())
+            .with("ACTIVATION", p.activation.code())
+            .with("RESIDUAL", residual.is_some())
+            .with("ACCUMULATE", add)
+    };
+    let cut = plan.splits > 1;
+    let kernel = Kernel::builtin("matmul", plan.source(), "matmul");
+    let kernel = match cut {
+        false => finishing(kernel),
+        true => {
+            let kernel = kernel.with("BIAS", false).with("SAVE_PRE", false).with("ACTIVATION", 0u32);
+            kernel.with("RESIDUAL", false).with("ACCUMULATE", false)
+        }
+    };
+    let types = |kernel: Kernel| kernel.with("D_LINES", lines_out).with("T", dtype).with("D", dtype);
+    let kernel = types(plan.specialise(kernel, [&a, &b]).with("SPLIT", cut));
+    let partials = if cut { Some(device.alloc("matmul", plan.splits * batch * m * n * 4)?) } else { None };
+    device.launch(
+        &kernel,
+        &[
+            Binding::Read(&a_buffer),
+            Binding::Read(&b_buffer),
+            Binding::read(bias.as_ref().filter(|_| !cut)),
+            Binding::read(residual.as_ref().filter(|_| !cut)),
+            Binding::Write(d),
+            Binding::write(pre.filter(|_| !cut)),
+            Binding::write(partials.as_ref()),
+        ],
+        &params,
+        plan.grid(m, n, batch),
+    )?;
+    let Some(partials) = partials else { return Ok(()) };
+    let kernel = finishing(Kernel::builtin("matmul_splits", SPLITS, "splits"));
+    let kernel = types(kernel.with("BLOCK", BLOCK).with("SPLIT", false));
+    let blocks = (m * n.div_ceil(line) * batch).div_ceil(BLOCK as usize);
+    device.launch(
+        &kernel,
+        &[
+            Binding::Read(&partials),
+            Binding::read(bias.as_ref()),
+            Binding::read(residual.as_ref()),
+            Binding::Write(d),
+            Binding::write(pre),
+        ],
+        &params,
+        Grid { blocks: [blocks as u32, 1, 1], threads: BLOCK, shared: 0 },
+    )
+}
+
+/// The part of the product of one block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Tile {
+    bm: usize,
+    bn: usize,
+    /// The depth of a slice.
+    bk: usize,
+    /// Warps along M and N; of the simt kernel, 0.
+    warps: [usize; 2],
+    /// Slices in shared memory; of the simt kernel, the sums of a thread along each side.
+    stages: usize,
+}
+
+const fn mma(bm: usize, bn: usize, bk: usize, warps: [usize; 2], stages: usize) -> Tile {
+    Tile { bm, bn, bk, warps, stages }
+}
+
+const fn simt(side: usize, own: usize) -> Tile {
+    Tile { bm: side, bn: side, bk: 8, warps: [0; 2], stages: own }
+}
+
+/// The tiles to choose from, the largest first.
+fn candidates((major, _): (u32, u32), dtype: DType, gather: bool) -> &'static [Tile] {
+    const GATHER: &[Tile] = &[mma(64, 64, 32, [2, 2], 3)];
+    const MMA: &[Tile] = &[
+        mma(128, 256, 32, [2, 4], 3),
+        mma(128, 128, 32, [2, 2], 4),
+        mma(64, 64, 64, [2, 2], 3),
+        mma(32, 64, 64, [2, 2], 4),
+    ];
+    // Without asynchronous copies, stages buy nothing but the space to copy ahead.
+    const MMA_SM_75: &[Tile] =
+        &[mma(128, 128, 32, [2, 2], 2), mma(64, 64, 64, [2, 2], 3), mma(32, 64, 64, [2, 2], 4)];
+    const SIMT: &[Tile] = &[simt(128, 8), simt(64, 8), simt(32, 4)];
+    match dtype {
+        DType::F16 | DType::BF16 if major >= 8 => if gather { GATHER } else { MMA },
+        DType::F16 => if gather { GATHER } else { MMA_SM_75 },
+        _ => SIMT,
+    }
+}
+
+/// Which kernel, its shape, and into how many shares K is cut.
+#[derive(Clone, Copy, Debug)]
+struct Plan {
+    dtype: DType,
+    tile: Tile,
+    splits: usize,
+}
+
+impl Plan {
+    fn of(
+        device: &CudaDevice,
+        dtype: DType,
+        [m, n, k, batch]: [usize; 4],
+        [a, b]: [&Operand; 2],
+    ) -> Plan {
+        let line = 16 / dtype.size();
+        let gather = !(a.in_lines_of(line) && b.in_lines_of(line));
+        let tiles = |tile: &Tile| m.div_ceil(tile.bm) * n.div_ceil(tile.bn) * batch;
+        let candidates = candidates(device.compute_capability(), dtype, gather);
+        // The largest tile of which there are enough to fill the device.
+        let full = device.multiprocessors() as usize;
+        let smallest = *candidates.last().expect("there is a tile");
+        let fits = |tile: &&Tile| tiles(tile) >= full;
+        let tile = candidates.iter().find(fits).copied().unwrap_or(smallest);
+        // Thin products: shares of at least four slices, as many as fill a device. By sizes alone, so that the
+        // order of additions is the same on every device.
+        const WANTED: usize = 128;
+        let most = k.div_ceil(4 * tile.bk).max(1);
+        let splits = if tile == smallest { (WANTED / tiles(&tile).max(1)).clamp(1, most) } else { 1 };
+        Plan { dtype, tile, splits }
+    }
+
+    fn is_mma(&self) -> bool {
+        self.tile.warps != [0; 2]
+    }
+
+    fn source(&self) -> &'static [&'static str] {
+        if self.is_mma() { MMA } else { SIMT }
+    }
+
+    fn threads(&self) -> usize {
+        let Tile { bm, bn, warps, stages, .. } = self.tile;
+        if self.is_mma() { 32 * warps[0] * warps[1] } else { (bm / stages) * (bn / stages) }
+    }
+
+    fn specialise(&self, kernel: Kernel, [a, b]: [&Operand; 2]) -> Kernel {
+        let Tile { bm, bn, bk, warps, stages } = self.tile;
+        let line = if self.is_mma() { 16 / self.dtype.size() } else { 4 };
+        let kernel = kernel.with("BM", bm as u32).with("BN", bn as u32).with("BLOCK", self.threads() as u32);
+        let kernel = match self.is_mma() {
+            true => kernel
+                .with("BK", bk as u32)
+                .with("WARPS_M", warps[0] as u32)
+                .with("WARPS_N", warps[1] as u32)
+                .with("STAGES", stages as u32),
+            false => kernel.with("TM", stages as u32).with("TN", stages as u32),
+        };
+        kernel
+            .with("A_ALONG_M", a.across)
+            .with("B_ALONG_N", b.across)
+            .with("A_LINES", a.in_lines_of(line))
+            .with("B_LINES", b.in_lines_of(line))
+    }
+
+    fn grid(&self, m: usize, n: usize, batch: usize) -> Grid {
+        let Tile { bm, bn, bk, warps, stages } = self.tile;
+        let blocks = m.div_ceil(bm) * n.div_ceil(bn) * batch * self.splits;
+        let shared = if self.is_mma() {
+            let slices = stages * bk * (bm + bn) * self.dtype.size();
+            // The sums leave through the same memory.
+            slices.max(64 * warps[0] * warps[1] * (bn / warps[1] + 8))
+        } else {
+            0
+        };
+        Grid { blocks: [blocks as u32, 1, 1], threads: self.threads() as u32, shared: shared as u32 }
+    }
+}

@@ -1,0 +1,98 @@
+//! The ops that have CUDA kernels, on the simulator with all its checks and on a GPU where there is one, against
+//! the f64 CPU. An op that a case needs and CUDA does not have yet is counted and said, never passed over.
+
+use std::io::Write;
+
+use tilewright::Error;
+
+use crate::cases::{self, Case};
+use crate::harness::cuda_devices;
+use crate::parity::{DTYPES, Expected, Pass, compare};
+
+/// How many cases ran, and how far.
+#[derive(Debug, Default)]
+struct Ran {
+    both: usize,
+    forward: usize,
+    missing: Vec<&'static str>,
+}
+
+/// Runs the cases as far as CUDA has what they need.
+fn check(group: &str, cases: Vec<Case>) -> Ran {
+    let mut ran = Ran::default();
+    let mut failures = Vec::new();
+    for case in &cases {
+        for dtype in DTYPES {
+            let expected =
+                Expected::of(case, dtype).unwrap_or_else(|e| panic!("{}, {dtype}: {e}", case.name));
+            for device in cuda_devices() {
+                let mut run = |pass| match compare(case, dtype, device, &expected, pass) {
+                    Ok(wrong) => Some(wrong),
+                    Err(Error::NotSupported { op, .. }) => {
+                        ran.missing.push(op);
+                        None
+                    }
+                    Err(error) => Some(vec![error.to_string()]),
+                };
+                let wrong = match run(Pass::Both) {
+                    Some(wrong) => {
+                        ran.both += 1;
+                        wrong
+                    }
+                    None => match run(Pass::Forward) {
+                        Some(wrong) => {
+                            ran.forward += 1;
+                            wrong
+                        }
+                        None => continue,
+                    },
+                };
+                failures.extend(
+                    wrong.into_iter().map(|what| format!("{}, {dtype}, {device}: {what}", case.name)),
+                );
+            }
+        }
+    }
+    ran.missing.sort();
+    ran.missing.dedup();
+    let Ran { both, forward, missing } = &ran;
+    let _ = writeln!(
+        std::io::stderr(),
+        "CUDA {group}: {both} runs forward and backward, {forward} forward only, for want of {missing:?}"
+    );
+    let some = &failures[..failures.len().min(12)];
+    assert!(failures.is_empty(), "{} failures, among them:\n{}", failures.len(), some.join("\n"));
+    ran
+}
+
+#[test]
+fn norms() {
+    let ran = check("norms", cases::norms());
+    assert!(ran.missing.is_empty(), "{ran:?}");
+}
+
+#[test]
+fn matmul() {
+    let ran = check("matmul", cases::matmul());
+    assert!(ran.missing.is_empty(), "{ran:?}");
+}
+
+#[test]
+fn linear() {
+    check("linear", cases::linear());
+}
+
+#[test]
+fn attention() {
+    check("attention", cases::attention());
+}
+
+#[test]
+fn casts() {
+    check("casts", cases::casts());
+}
+
+#[test]
+fn views() {
+    check("views", cases::views());
+}
