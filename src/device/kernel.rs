@@ -1,5 +1,6 @@
 //! Kernels: sources and the constants that specialise them, in WGSL or in CUDA C++.
 
+use std::fmt;
 use std::hash::{Hash, Hasher};
 
 use smallvec::SmallVec;
@@ -144,5 +145,24 @@ impl Hash for Kernel {
         self.name.hash(state);
         self.entry.hash(state);
         self.constants.hash(state);
+    }
+}
+
+impl fmt::Display for Kernel {
+    /// Its name, its entry point and its constants: `norm/forward BLOCK=128 RMS=false T=f32`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.name, self.entry)?;
+        self.constants.iter().try_for_each(|(name, value)| write!(f, " {name}={value}"))
+    }
+}
+
+impl fmt::Display for Constant {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Constant::U32(x) => x.fmt(f),
+            Constant::F32(x) => x.fmt(f),
+            Constant::Bool(x) => x.fmt(f),
+            Constant::Type(x) => x.fmt(f),
+        }
     }
 }

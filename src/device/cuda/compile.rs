@@ -36,7 +36,7 @@ const TYPES: &str = cuda_source!("common/types.cuh");
 const CACHE: &str = "TILEWRIGHT_CACHE";
 
 /// The text that NVRTC compiles.
-fn source(kernel: &Kernel) -> Result<String, String> {
+pub(super) fn source(kernel: &Kernel) -> Result<String, String> {
     let mut text = String::from(TYPES);
     text.push_str("\n#line 1 \"constants\"\n");
     for (name, value) in &kernel.constants {
@@ -97,7 +97,7 @@ impl Target {
         format!("--gpu-architecture={kind}_{major}{minor}")
     }
 
-    fn options(&self) -> Vec<String> {
+    pub(super) fn options(&self) -> Vec<String> {
         // Line information costs nothing at run time, and profilers and the simulator name source lines.
         ["--std=c++17", "-default-device", "-lineinfo"]
             .map(String::from)
@@ -156,6 +156,12 @@ impl Nvrtc {
         Ok(Nvrtc { version })
     }
 
+    /// Major and minor.
+    #[cfg(all(test, feature = "cuda-sim"))]
+    pub fn version(&self) -> (i32, i32) {
+        self.version
+    }
+
     /// The compute capabilities that it compiles for, as 10 major + minor.
     fn architectures(&self) -> Result<Vec<u32>, String> {
         let mut count = 0;
@@ -169,7 +175,7 @@ impl Nvrtc {
     }
 
     /// The image, and what the compiler said along the way.
-    fn compile(
+    pub(super) fn compile(
         &self,
         name: &str,
         text: &str,

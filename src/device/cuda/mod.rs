@@ -8,6 +8,8 @@
 mod compile;
 mod driver;
 mod hardware;
+#[cfg(all(test, feature = "cuda-sim"))]
+pub(crate) mod resources;
 #[cfg(feature = "cuda-sim")]
 pub mod sim;
 #[cfg(feature = "cuda-sim")]

@@ -1,6 +1,8 @@
 use super::params::{Params, in_lines};
 use super::{Sizes, Spec};
 use crate::device::cuda::{Binding, CudaDevice, Grid, Kernel, cuda_source};
+#[cfg(all(test, feature = "cuda-sim"))]
+use crate::device::cuda::resources::Launched;
 use crate::ops::launch::cuda::{check_size, output};
 use crate::{DType, Result, Shape, Tensor};
 
@@ -12,39 +14,46 @@ const MMA: &[&str] = &[PTX, TILE, PHILOX, COMMON, cuda_source!("attention/forwar
 const SIMT: &[&str] = &[PTX, TILE, PHILOX, COMMON, cuda_source!("attention/forward_simt.cu")];
 
 /// How a kernel is cut, see kernels/attention/forward.cu and forward_simt.cu.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Plan {
     Mma { warps: usize, rows: usize, tile: usize, keep_q: bool },
     Simt { teams: usize, queries: usize, tile: usize },
 }
 
 impl Plan {
-    fn of(device: &CudaDevice, dtype: DType, sizes: &Sizes, dropout: bool) -> Plan {
-        let (d, shared) = (sizes.head_dim, device.shared_per_block() as usize);
+    /// `shared` is what a block may have.
+    fn of(
+        capability: (u32, u32),
+        shared: usize,
+        dtype: DType,
+        d: usize,
+        q_len: usize,
+        dropout: bool,
+    ) -> Plan {
         let tensor_cores = match dtype {
-            DType::F16 => device.compute_capability() >= (7, 5),
-            DType::BF16 => device.compute_capability() >= (8, 0),
+            DType::F16 => capability >= (7, 5),
+            DType::BF16 => capability >= (8, 0),
             _ => false,
         };
         if !tensor_cores {
             let (teams, queries, tile) = match d {
                 ..=64 => (8, 8, 32),
-                ..=128 => (8, 4, 32),
+                65..=128 => (8, 4, 32),
                 _ if shared > 64 << 10 => (8, 4, 16),
                 _ => (4, 4, 16),
             };
             return Plan::Simt { teams, queries, tile };
         }
         // A few queries, as when text is generated: more than one warp would have none.
-        if sizes.q_len <= 16 {
+        if q_len <= 16 {
             let tile = if d <= 64 { 64 } else { 32 };
             return Plan::Mma { warps: 1, rows: 1, tile, keep_q: d <= 128 };
         }
         let (warps, rows, tile, keep_q) = match d {
             // The bits of dropout take the registers of the second row.
-            41..=64 if dropout => (4, 1, 64, true),
+            ..=64 if dropout && d > 40 => (4, 1, 64, true),
             ..=64 => (4, 2, 64, true),
-            ..=128 => (4, 2, 32, false),
+            65..=128 => (4, 2, 32, false),
             _ if shared >= 128 << 10 => (8, 1, 32, false),
             _ if shared > 64 << 10 => (4, 1, 32, false),
             _ => (4, 1, 16, false),
@@ -106,7 +115,8 @@ pub fn forward(device: &CudaDevice, spec: &Spec, x: &[Tensor]) -> Result<Vec<Ten
     let (o, o_buffer) = output("attention", device, &Shape::from(x[0].elements()), dtype)?;
     let (lse, lse_buffer) = output("attention", device, &Shape::from((batch, heads, q_len)), DType::F32)?;
 
-    let plan = Plan::of(device, dtype, &sizes, spec.dropout.is_some());
+    let (capability, shared) = (device.compute_capability(), device.shared_per_block() as usize);
+    let plan = Plan::of(capability, shared, dtype, head_dim, q_len, spec.dropout.is_some());
     let place = |x: &Tensor| in_lines(x, plan.line(), 1);
     let ((q, q_at), (k, k_at), (v, v_at)) = (place(&x[0])?, place(&x[1])?, place(&x[2])?);
     device.launch(
@@ -122,4 +132,29 @@ pub fn forward(device: &CudaDevice, spec: &Spec, x: &[Tensor]) -> Result<Vec<Ten
         plan.grid(&sizes),
     )?;
     Ok(vec![sizes.heads_inside(o, heads, q_len)?, lse])
+}
+
+/// Every head size, for many queries and for few.
+#[cfg(all(test, feature = "cuda-sim"))]
+pub(crate) fn launched(capability: (u32, u32)) -> Vec<Launched> {
+    let shared = if capability < (8, 0) { 64 } else if capability == (8, 0) { 163 } else { 99 } << 10;
+    let mut all = Vec::new();
+    for dtype in [DType::F32, DType::F16, DType::BF16] {
+        for head_dim in (8..=128).step_by(8) {
+            for dropout in [false, true] {
+                let mut plans = [16, 1024].map(|q_len| Plan::of(capability, shared, dtype, head_dim, q_len, dropout)).to_vec();
+                plans.dedup();
+                for (plan, q_len) in plans.into_iter().rev().zip([1024, 16]) {
+                    let sizes = Sizes { batch: 1, heads: 1, kv_heads: 1, q_len, k_len: q_len, head_dim };
+                    all.push(Launched {
+                        kernel: plan.kernel(head_dim).with("DROPOUT", dropout).with("T", dtype),
+                        grid: plan.grid(&sizes),
+                        tensor_cores: matches!(plan, Plan::Mma { .. }),
+                        wide: dtype == DType::F32 || matches!(plan, Plan::Mma { .. }),
+                    });
+                }
+            }
+        }
+    }
+    all
 }

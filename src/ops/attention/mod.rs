@@ -6,7 +6,7 @@
 
 mod cpu;
 #[cfg(feature = "cuda")]
-mod cuda;
+pub(crate) mod cuda;
 #[cfg(any(feature = "cuda", feature = "wgpu"))]
 mod params;
 #[cfg(feature = "wgpu")]

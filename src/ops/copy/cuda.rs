@@ -1,6 +1,8 @@
 use bytemuck::{Pod, Zeroable};
 
 use crate::device::cuda::{Binding, CudaDevice, Grid, Kernel, cuda_source};
+#[cfg(all(test, feature = "cuda-sim"))]
+use crate::device::cuda::resources::Launched;
 use crate::shape::{Dims, Dims8};
 use crate::{DType, Layout, Result, Tensor};
 
@@ -19,6 +21,14 @@ struct Params {
     sizes: Dims8,
     src: Dims8,
     dst: Dims8,
+}
+
+fn kernel(entry: &'static str, rank: u32, from: DType, to: DType) -> Kernel {
+    Kernel::builtin("copy", COPY, entry)
+        .with("BLOCK", BLOCK)
+        .with("RANK", rank)
+        .with("S", from)
+        .with("D", to)
 }
 
 pub fn converted(device: &CudaDevice, x: &Tensor, dtype: DType) -> Result<Tensor> {
@@ -44,13 +54,7 @@ pub fn assign(device: &CudaDevice, to: &Tensor, values: &Tensor) -> Result<()> {
         src: (&strides[0]).into(),
         dst: (&strides[1]).into(),
     };
-    let kernel = |entry| {
-        Kernel::builtin("copy", COPY, entry)
-            .with("BLOCK", BLOCK)
-            .with("RANK", sizes.len() as u32)
-            .with("S", values.dtype())
-            .with("D", to.dtype())
-    };
+    let kernel = |entry| kernel(entry, sizes.len() as u32, values.dtype(), to.dtype());
     let (from, into) = (values.cuda_storage()?, to.cuda_storage()?);
     let bindings = [Binding::Read(&from), Binding::Write(&into)];
     let (kernel, blocks) = match along(&sizes, &strides) {
@@ -90,4 +94,31 @@ fn width(from: &Tensor, to: &Tensor, sizes: &Dims, strides: &[Dims]) -> usize {
         && whole(sizes[last])
         && [from, to].iter().all(|t| whole(t.layout().offset));
     if fits { width } else { 1 }
+}
+
+/// One line and one element at a time, every pair of types; the longest walk and the shortest.
+#[cfg(all(test, feature = "cuda-sim"))]
+pub(crate) fn launched() -> Vec<Launched> {
+    const TYPES: [DType; 4] = [DType::F32, DType::F16, DType::BF16, DType::U32];
+    let grid = Grid { blocks: [1; 3], threads: BLOCK, shared: 0 };
+    let pairs = TYPES.into_iter().flat_map(|from| TYPES.map(|to| (from, to)));
+    pairs
+        .flat_map(|(from, to)| {
+            let most = 16 / from.size().max(to.size()) as u32;
+            let kernel = move |entry, rank: u32, width: u32, along: u32| Launched {
+                kernel: kernel(entry, rank, from, to).with("WIDTH", width).with("ALONG", along),
+                grid,
+                tensor_cores: false,
+                wide: width as usize * from.size() == 16,
+            };
+            [
+                kernel("elements", 1, most, 0),
+                kernel("elements", 8, most, 0),
+                kernel("elements", 1, 1, 0),
+                kernel("elements", 8, 1, 0),
+                kernel("transposed", 2, 1, 0),
+                kernel("transposed", 8, 1, 3),
+            ]
+        })
+        .collect()
 }

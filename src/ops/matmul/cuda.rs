@@ -2,6 +2,8 @@ use bytemuck::{Pod, Zeroable};
 
 use super::{Operand, Product};
 use crate::device::cuda::{Binding, Buffer, CudaDevice, Grid, Kernel, cuda_source};
+#[cfg(all(test, feature = "cuda-sim"))]
+use crate::device::cuda::resources::Launched;
 use crate::ops::launch::cuda::output;
 use crate::{DType, Result, Shape, Tensor};
 
@@ -86,31 +88,22 @@ fn launch(
         splits: plan.splits as u32,
         split_k: k.div_ceil(plan.splits).next_multiple_of(plan.tile.bk) as u32,
     };
-    let line = 16 / dtype.size();
+    let whole = |x: usize| x.is_multiple_of(16 / dtype.size());
     let starts = [bias.as_ref(), residual.as_ref()];
-    let lines_out = n.is_multiple_of(line)
-        && d_offset.is_multiple_of(line)
+    let lines_out = whole(n)
+        && whole(d_offset)
         && starts.into_iter().flatten().all(|buffer| buffer.address().is_multiple_of(16));
-    // With the epilogue's constants, for the kernel that applies it.
-    let finishing = |kernel: Kernel| {
-        kernel
-            .with("BIAS", bias.is_some())
-            .with("SAVE_PRE", pre.is_some())
-            .with("ACTIVATION", p.activation.code())
-            .with("RESIDUAL", residual.is_some())
-            .with("ACCUMULATE", add)
+    let finish = Finish {
+        bias: bias.is_some(),
+        pre: pre.is_some(),
+        activation: p.activation.code(),
+        residual: residual.is_some(),
+        add,
     };
+    let line = plan.line();
+    let access = Access { across: [a.across, b.across], lines: [a.in_lines_of(line), b.in_lines_of(line)] };
     let cut = plan.splits > 1;
-    let kernel = Kernel::builtin("matmul", plan.source(), "matmul");
-    let kernel = match cut {
-        false => finishing(kernel),
-        true => {
-            let kernel = kernel.with("BIAS", false).with("SAVE_PRE", false).with("ACTIVATION", 0u32);
-            kernel.with("RESIDUAL", false).with("ACCUMULATE", false)
-        }
-    };
-    let types = |kernel: Kernel| kernel.with("D_LINES", lines_out).with("T", dtype).with("D", dtype);
-    let kernel = types(plan.specialise(kernel, [&a, &b]).with("SPLIT", cut));
+    let kernel = plan.kernel(access, finish, lines_out);
     let partials = if cut { Some(device.alloc("matmul", plan.splits * batch * m * n * 4)?) } else { None };
     device.launch(
         &kernel,
@@ -127,9 +120,8 @@ fn launch(
         plan.grid(m, n, batch),
     )?;
     let Some(partials) = partials else { return Ok(()) };
-    let kernel = finishing(Kernel::builtin("matmul_splits", SPLITS, "splits"));
-    let kernel = types(kernel.with("BLOCK", BLOCK).with("SPLIT", false));
-    let blocks = (m * n.div_ceil(line) * batch).div_ceil(BLOCK as usize);
+    let kernel = splits_kernel(dtype, finish, lines_out);
+    let blocks = (m * n.div_ceil(16 / dtype.size()) * batch).div_ceil(BLOCK as usize);
     device.launch(
         &kernel,
         &[
@@ -142,6 +134,39 @@ fn launch(
         &params,
         Grid { blocks: [blocks as u32, 1, 1], threads: BLOCK, shared: 0 },
     )
+}
+
+/// What the epilogue does, see kernels/matmul/epilogue.cuh.
+#[derive(Clone, Copy, Default)]
+struct Finish {
+    bias: bool,
+    pre: bool,
+    activation: u32,
+    residual: bool,
+    add: bool,
+}
+
+impl Finish {
+    fn specialise(self, kernel: Kernel) -> Kernel {
+        kernel
+            .with("BIAS", self.bias)
+            .with("SAVE_PRE", self.pre)
+            .with("ACTIVATION", self.activation)
+            .with("RESIDUAL", self.residual)
+            .with("ACCUMULATE", self.add)
+    }
+}
+
+/// How A and B lie: along M or N, and in lines.
+#[derive(Clone, Copy)]
+struct Access {
+    across: [bool; 2],
+    lines: [bool; 2],
+}
+
+fn splits_kernel(dtype: DType, finish: Finish, lines_out: bool) -> Kernel {
+    let kernel = Kernel::builtin("matmul_splits", SPLITS, "splits").with("BLOCK", BLOCK);
+    finish.specialise(kernel).with("SPLIT", false).with("D_LINES", lines_out).with("T", dtype).with("D", dtype)
 }
 
 /// The part of the product of one block.
@@ -230,10 +255,18 @@ impl Plan {
         if self.is_mma() { 32 * warps[0] * warps[1] } else { (bm / stages) * (bn / stages) }
     }
 
-    fn specialise(&self, kernel: Kernel, [a, b]: [&Operand; 2]) -> Kernel {
+    /// Elements of which operands are read in lines.
+    fn line(&self) -> usize {
+        if self.is_mma() { 16 / self.dtype.size() } else { 4 }
+    }
+
+    fn kernel(&self, access: Access, finish: Finish, lines_out: bool) -> Kernel {
         let Tile { bm, bn, bk, warps, stages } = self.tile;
-        let line = if self.is_mma() { 16 / self.dtype.size() } else { 4 };
-        let kernel = kernel.with("BM", bm as u32).with("BN", bn as u32).with("BLOCK", self.threads() as u32);
+        let cut = self.splits > 1;
+        let kernel = Kernel::builtin("matmul", self.source(), "matmul")
+            .with("BM", bm as u32)
+            .with("BN", bn as u32)
+            .with("BLOCK", self.threads() as u32);
         let kernel = match self.is_mma() {
             true => kernel
                 .with("BK", bk as u32)
@@ -242,11 +275,14 @@ impl Plan {
                 .with("STAGES", stages as u32),
             false => kernel.with("TM", stages as u32).with("TN", stages as u32),
         };
-        kernel
-            .with("A_ALONG_M", a.across)
-            .with("B_ALONG_N", b.across)
-            .with("A_LINES", a.in_lines_of(line))
-            .with("B_LINES", b.in_lines_of(line))
+        let kernel = kernel
+            .with("A_ALONG_M", access.across[0])
+            .with("B_ALONG_N", access.across[1])
+            .with("A_LINES", access.lines[0])
+            .with("B_LINES", access.lines[1]);
+        // Shares are added up, and finished, by splits.cu.
+        let kernel = if cut { Finish::default() } else { finish }.specialise(kernel);
+        kernel.with("SPLIT", cut).with("D_LINES", lines_out).with("T", self.dtype).with("D", self.dtype)
     }
 
     fn grid(&self, m: usize, n: usize, batch: usize) -> Grid {
@@ -261,4 +297,51 @@ impl Plan {
         };
         Grid { blocks: [blocks as u32, 1, 1], threads: self.threads() as u32, shared: shared as u32 }
     }
+}
+
+/// Every tile with every way that operands lie, as plain and as rich as the epilogue can be.
+#[cfg(all(test, feature = "cuda-sim"))]
+pub(crate) fn launched(capability: (u32, u32)) -> Vec<Launched> {
+    let rich = |activation| Finish { bias: true, pre: true, activation, residual: true, add: false };
+    let add = Finish { add: true, ..Finish::default() };
+    let mut all = Vec::new();
+    for dtype in [DType::F32, DType::F16, DType::BF16] {
+        for gather in [false, true] {
+            let tiles = candidates(capability, dtype, gather);
+            for (i, &tile) in tiles.iter().enumerate() {
+                let plan = Plan { dtype, tile, splits: 1 };
+                let cut = Plan { splits: 2, ..plan };
+                let mut push = |plan: &Plan, across, lines, finish, lines_out| {
+                    let access = Access { across, lines };
+                    let kernel = plan.kernel(access, finish, lines_out);
+                    let wide = lines == [true; 2] && plan.dtype == DType::F32 || plan.is_mma() && lines == [true; 2];
+                    all.push(Launched { kernel, grid: plan.grid(1, 1, 1), tensor_cores: plan.is_mma(), wide });
+                };
+                let lines = !gather;
+                for across in [[false, false], [false, true], [true, false], [true, true]] {
+                    push(&plan, across, [lines; 2], Finish::default(), true);
+                }
+                push(&plan, [false, false], [lines; 2], rich(1), true);
+                push(&plan, [false, false], [lines; 2], rich(2), false);
+                push(&plan, [true, true], [lines; 2], add, true);
+                if gather {
+                    push(&plan, [false, true], [true, false], rich(3), false);
+                    push(&plan, [true, false], [false, true], rich(3), false);
+                }
+                if i + 1 == tiles.len() {
+                    push(&cut, [true, true], [lines; 2], Finish::default(), true);
+                    push(&cut, [false, false], [lines; 2], Finish::default(), false);
+                }
+            }
+        }
+        let grid = Grid { blocks: [1; 3], threads: BLOCK, shared: 0 };
+        for lines_out in [true, false] {
+            let kernel = splits_kernel(dtype, rich(1), lines_out);
+            all.push(Launched { kernel, grid, tensor_cores: false, wide: lines_out });
+        }
+    }
+    // What both ways of reading share.
+    let mut seen = std::collections::HashSet::new();
+    all.retain(|launched| seen.insert(launched.kernel.clone()));
+    all
 }

@@ -2,6 +2,8 @@ use bytemuck::{Pod, Zeroable};
 
 use super::{Kind, Norm, NormBackward, rows};
 use crate::device::cuda::{Binding, CudaDevice, Grid, Kernel, cuda_source};
+#[cfg(all(test, feature = "cuda-sim"))]
+use crate::device::cuda::resources::Launched;
 use crate::ops::launch::cuda::{output, width};
 use crate::{DType, Result, Shape, Tensor};
 
@@ -97,6 +99,33 @@ impl Plan {
     }
 }
 
+fn forward_kernel(plan: &Plan, rms: bool, bias: bool, residual: bool, dtype: DType) -> Kernel {
+    plan.kernel("norm", FORWARD, "forward")
+        .with("RMS", rms)
+        .with("HAS_BIAS", bias)
+        .with("RESIDUAL", residual)
+        .with("T", dtype)
+}
+
+fn backward_kernel(plan: &Plan, rms: bool, dsum: bool, bias: bool, dtype: DType) -> Kernel {
+    plan.kernel("norm_backward", BACKWARD, "backward")
+        .with("RMS", rms)
+        .with("HAS_DSUM", dsum)
+        .with("WEIGHTS", plan.steps > 0)
+        .with("HAS_BIAS", bias)
+        .with("T", dtype)
+}
+
+fn weight_kernel(entry: &'static str, width: usize, bias: bool, dtype: DType) -> Kernel {
+    Kernel::builtin("norm_backward_weight", BACKWARD_WEIGHT, entry)
+        .with("BLOCK", BLOCK)
+        .with("WIDTH", width as u32)
+        .with("HAS_BIAS", bias)
+        .with("ACCUMULATE", false)
+        .with("T", dtype)
+        .with("OUT", dtype)
+}
+
 pub fn forward(device: &CudaDevice, op: &Norm, x: &[Tensor]) -> Result<Vec<Tensor>> {
     let (shape, dtype, rows, cols) = (x[0].shape(), x[0].dtype(), rows(&x[0]), x[1].elements());
     let (y, y_buffer) = output("norm", device, shape, dtype)?;
@@ -107,12 +136,7 @@ pub fn forward(device: &CudaDevice, op: &Norm, x: &[Tensor]) -> Result<Vec<Tenso
     let bias = op.bias(x).map(Tensor::cuda).transpose()?;
     let inputs = [Some(&values), Some(&weight), residual.as_ref(), bias.as_ref()];
     let plan = Plan::of(cols, width(dtype, cols, inputs.into_iter().flatten()));
-    let kernel = plan
-        .kernel("norm", FORWARD, "forward")
-        .with("RMS", op.kind == Kind::Rms)
-        .with("HAS_BIAS", op.bias)
-        .with("RESIDUAL", op.residual)
-        .with("T", dtype);
+    let kernel = forward_kernel(&plan, op.kind == Kind::Rms, op.bias, op.residual, dtype);
     device.launch(
         &kernel,
         &[
@@ -145,13 +169,7 @@ pub fn backward(device: &CudaDevice, op: &NormBackward, x: &[Tensor]) -> Result<
     let grid = plan.grid(rows, SHARES, shared);
     let chunks = if along { grid.blocks[0] as usize } else { rows.div_ceil(CHUNK) };
     let partials = device.alloc("norm_backward", chunks * 2 * cols * 4)?;
-    let kernel = plan
-        .kernel("norm_backward", BACKWARD, "backward")
-        .with("RMS", op.kind == Kind::Rms)
-        .with("HAS_DSUM", op.dsum)
-        .with("WEIGHTS", along)
-        .with("HAS_BIAS", op.bias)
-        .with("T", dtype);
+    let kernel = backward_kernel(&plan, op.kind == Kind::Rms, op.dsum, op.bias, dtype);
     device.launch(
         &kernel,
         &[
@@ -169,15 +187,7 @@ pub fn backward(device: &CudaDevice, op: &NormBackward, x: &[Tensor]) -> Result<
 
     let params =
         BackwardWeight { rows: rows as u32, cols: cols as u32, chunk: CHUNK as u32, chunks: chunks as u32 };
-    let weight_kernel = |entry| {
-        Kernel::builtin("norm_backward_weight", BACKWARD_WEIGHT, entry)
-            .with("BLOCK", BLOCK)
-            .with("WIDTH", wide as u32)
-            .with("HAS_BIAS", op.bias)
-            .with("ACCUMULATE", false)
-            .with("T", dtype)
-            .with("OUT", dtype)
-    };
+    let weight_kernel = |entry| weight_kernel(entry, wide, op.bias, dtype);
     if !along {
         let columns = cols.div_ceil(wide * BLOCK as usize);
         device.launch(
@@ -200,4 +210,43 @@ pub fn backward(device: &CudaDevice, op: &NormBackward, x: &[Tensor]) -> Result<
         Grid { blocks: [cols.div_ceil(32) as u32, 1 + u32::from(op.bias), 1], threads: BLOCK, shared: 0 },
     )?;
     Ok([Some(dh), Some(dweight), dbias.map(|(tensor, _)| tensor)].into_iter().flatten().collect())
+}
+
+/// Every plan, with all that a kernel can do and with the least.
+#[cfg(all(test, feature = "cuda-sim"))]
+pub(crate) fn launched() -> Vec<Launched> {
+    let mut all = Vec::new();
+    for dtype in [DType::F32, DType::F16, DType::BF16] {
+        for width in [1, 16 / dtype.size()] {
+            let mut plans = Vec::new();
+            for cols in (width..=20_000).step_by(width) {
+                let plan = Plan::of(cols, width);
+                let longest = plans.iter_mut().find(|(other, _)| *other == plan);
+                match longest {
+                    Some((_, longest)) => *longest = cols,
+                    None => plans.push((plan, cols)),
+                }
+            }
+            for (plan, cols) in plans {
+                let along = plan.steps > 0;
+                let shared = if along && plan.team == 32 { 8 * cols } else { 0 };
+                for (rms, rest) in [(false, true), (true, false)] {
+                    let (bias, residual, dsum) = (rest, rest, rest);
+                    let wide = width > 1;
+                    let kernel = forward_kernel(&plan, rms, bias, residual, dtype);
+                    all.push(Launched { kernel, grid: plan.grid(1, 1, 0), tensor_cores: false, wide });
+                    let kernel = backward_kernel(&plan, rms, dsum, bias, dtype);
+                    all.push(Launched { kernel, grid: plan.grid(1, 1, shared), tensor_cores: false, wide });
+                }
+            }
+            for bias in [false, true] {
+                let grid = Grid { blocks: [1; 3], threads: BLOCK, shared: 0 };
+                let sums = weight_kernel("chunk_sums", width, bias, dtype);
+                all.push(Launched { kernel: sums, grid, tensor_cores: false, wide: width > 1 });
+                let totals = weight_kernel("totals", width, bias, dtype);
+                all.push(Launched { kernel: totals, grid, tensor_cores: false, wide: false });
+            }
+        }
+    }
+    all
 }

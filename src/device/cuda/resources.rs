@@ -1,0 +1,192 @@
+//! What every kernel becomes on the architectures that there are: registers, spills, shared memory, resident blocks
+//! and instructions, held against kernels/resources.txt. It takes the compiler, and no GPU.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::process::Command;
+
+use rayon::prelude::*;
+
+use super::compile::{Nvrtc, Target, source};
+use super::driver::Image;
+use super::sim::Limits;
+use super::{Grid, Kernel};
+use crate::ops;
+
+/// Turing, Ampere (data centre, consumer), Ada, Hopper, Blackwell (consumer).
+const ARCHITECTURES: [(u32, u32); 6] = [(7, 5), (8, 0), (8, 6), (8, 9), (9, 0), (12, 0)];
+
+/// The compiler and disassembler whose choices the table holds.
+const NVRTC: (i32, i32) = (13, 0);
+
+const TABLE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/kernels/resources.txt");
+
+const HEADER: &str = "\
+# What each specialisation becomes on sm_75 sm_80 sm_86 sm_89 sm_90 sm_120: registers a thread / resident blocks a multiprocessor,
+# or a dash where it is never launched; then static and dynamic shared memory a block, in bytes. NVRTC 13.0. None spills.
+# `TILEWRIGHT_WRITE_RESOURCES=1 cargo test --features cuda-sim resources` writes this file anew.
+";
+
+/// A kernel as it is launched on a device, with what its machine code must contain.
+pub(crate) struct Launched {
+    pub kernel: Kernel,
+    pub grid: Grid,
+    /// Its products are the tensor cores' work.
+    pub tensor_cores: bool,
+    /// It loads 16 bytes at once.
+    pub wide: bool,
+}
+
+/// All that the crate can launch on a device of this compute capability.
+fn launched(capability: (u32, u32)) -> Vec<Launched> {
+    let mut all = ops::copy::cuda::launched();
+    all.extend(ops::norm::cuda::launched());
+    all.extend(ops::matmul::cuda::launched(capability));
+    all.extend(ops::attention::cuda::launched(capability));
+    all
+}
+
+/// What ptxas and the disassembler say.
+struct Compiled {
+    registers: u32,
+    shared: u32,
+    /// Bytes of stack and of spills.
+    local: u32,
+    code: String,
+}
+
+fn compile(nvrtc: &Nvrtc, kernel: &Kernel, compute_capability: (u32, u32)) -> Result<Compiled, String> {
+    let target = Target { compute_capability, image: Image::Cubin };
+    let mut options = target.options();
+    options.push("--ptxas-options=-v".into());
+    let (cubin, log) = nvrtc.compile(kernel.name(), &source(kernel)?, &options, Image::Cubin)?;
+    // A source may have several entry points; ptxas reports on each in turn.
+    let start = format!("Compiling entry function '{}'", kernel.entry);
+    let report = log.split_once(&start).ok_or_else(|| format!("no report on `{}`: {log}", kernel.entry))?.1;
+    let report = report.split("Compiling entry function").next().unwrap_or_default();
+    let number = |after: &str| {
+        let digits = |text: &str| {
+            let digits: String = text.chars().rev().take_while(char::is_ascii_digit).collect();
+            digits.chars().rev().collect::<String>().parse::<u32>().ok()
+        };
+        report.split_once(after).and_then(|(before, _)| digits(before)).unwrap_or(0)
+    };
+    let local = number(" bytes stack frame") + number(" bytes spill stores") + number(" bytes spill loads");
+    let registers = number(" registers");
+    if registers == 0 {
+        return Err(format!("no registers in the report on `{}`: {log}", kernel.entry));
+    }
+    let code = disassemble(&cubin, kernel.entry)?;
+    Ok(Compiled { registers, shared: number(" bytes smem"), local, code })
+}
+
+/// The instructions of one function.
+fn disassemble(cubin: &[u8], entry: &str) -> Result<String, String> {
+    let file = tempfile::NamedTempFile::new().map_err(|error| error.to_string())?;
+    std::fs::write(file.path(), cubin).map_err(|error| error.to_string())?;
+    let output = Command::new("nvdisasm").args(["-c", "-ndf"]).arg(file.path()).output();
+    let output = output.map_err(|error| format!("nvdisasm: {error}"))?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let section = format!("\n.text.{entry}:");
+    let code = text.split_once(&section).ok_or_else(|| format!("no code of `{entry}`"))?.1;
+    Ok(code.split("\n.text.").next().unwrap_or_default().to_owned())
+}
+
+/// What is wrong with a compiled kernel.
+fn faults(launched: &Launched, compiled: &Compiled) -> Vec<String> {
+    let has = |instruction: &str| compiled.code.contains(instruction);
+    let mut faults = Vec::new();
+    if compiled.local > 0 || has("LDL") || has("STL") {
+        faults.push(format!("{} bytes of stack and spills, or local memory in its code", compiled.local));
+    }
+    if launched.tensor_cores && !has("HMMA") {
+        faults.push("no HMMA".into());
+    }
+    if launched.wide && !has("LDG.E.128") && !has("LDGSTS.E.BYPASS.128") && !has("LDGSTS.E.128") {
+        faults.push("no load of 16 bytes".into());
+    }
+    faults
+}
+
+#[test]
+fn resources() {
+    let required = std::env::var("TILEWRIGHT_REQUIRE").unwrap_or_default().contains("cuda");
+    let not_run = |reason: String| {
+        println!("NOT RUN: {reason}");
+        assert!(!required, "TILEWRIGHT_REQUIRE names CUDA's tools: {reason}");
+    };
+    let nvrtc = match Nvrtc::find("the tests") {
+        Ok(nvrtc) => nvrtc,
+        Err(error) => return not_run(error.to_string()),
+    };
+    if nvrtc.version() != NVRTC {
+        return not_run(format!("NVRTC is {:?}, the table is of {NVRTC:?}", nvrtc.version()));
+    }
+    if Command::new("nvdisasm").arg("--version").output().is_err() {
+        return not_run("nvdisasm is not on the path".into());
+    }
+
+    // Rows by name, a cell an architecture.
+    let jobs: Vec<(usize, Launched)> = (ARCHITECTURES.iter().enumerate())
+        .flat_map(|(i, &capability)| launched(capability).into_iter().map(move |launched| (i, launched)))
+        .collect();
+    let cells: Vec<_> = jobs
+        .par_iter()
+        .map(|(i, launched)| {
+            let name = launched.kernel.to_string();
+            let compiled = match compile(&nvrtc, &launched.kernel, ARCHITECTURES[*i]) {
+                Ok(compiled) => compiled,
+                Err(error) => return (name, *i, Err(vec![error])),
+            };
+            let wrong = faults(launched, &compiled);
+            if !wrong.is_empty() {
+                return (name, *i, Err(wrong));
+            }
+            let limits = Limits::of(ARCHITECTURES[*i]).expect("the architectures are known");
+            let Grid { threads, shared, .. } = launched.grid;
+            let occupancy = limits.occupancy(threads, compiled.registers, compiled.shared + shared);
+            let cell = format!("{}/{}", compiled.registers, occupancy.blocks);
+            let memory = format!("{}+{shared}", compiled.shared);
+            if occupancy.blocks == 0 {
+                return (name, *i, Err(vec![format!("does not fit: {cell}, {memory} bytes")]));
+            }
+            (name, *i, Ok((cell, memory)))
+        })
+        .collect();
+    let mut rows: BTreeMap<String, (Vec<String>, String)> = BTreeMap::new();
+    let mut wrong = Vec::new();
+    for (name, i, cell) in cells {
+        match cell {
+            Ok((cell, memory)) => {
+                let row = rows.entry(name).or_insert_with(|| (vec!["-".into(); ARCHITECTURES.len()], memory));
+                row.0[i] = cell;
+            }
+            Err(faults) => {
+                let (major, minor) = ARCHITECTURES[i];
+                wrong.extend(faults.into_iter().map(|fault| format!("{name}, sm_{major}{minor}: {fault}")));
+            }
+        }
+    }
+    assert!(
+        wrong.is_empty(),
+        "{} faults, among them:\n{}",
+        wrong.len(),
+        wrong[..wrong.len().min(30)].join("\n")
+    );
+
+    let mut table = String::from(HEADER);
+    for (name, (cells, memory)) in &rows {
+        let _ = writeln!(table, "{name}: {} {memory}", cells.join(" "));
+    }
+    if std::env::var("TILEWRIGHT_WRITE_RESOURCES").is_ok() {
+        std::fs::write(TABLE, &table).expect("the table can be written");
+    }
+    let kept = std::fs::read_to_string(TABLE).expect("the table can be read");
+    let differs: Vec<&str> = table.lines().filter(|line| !kept.lines().any(|kept| kept == *line)).collect();
+    assert!(
+        table == kept,
+        "{} lines of kernels/resources.txt are not as they were, now for example:\n{}",
+        differs.len(),
+        differs[..differs.len().min(20)].join("\n")
+    );
+}
