@@ -10,11 +10,18 @@ use std::sync::LazyLock;
 use criterion::{Criterion, criterion_group, criterion_main};
 use tilewright::{Device, Tensor};
 
-/// The device that `TILEWRIGHT_DEVICE` names: `cpu` (the default), or what `Device::wgpu` selects by,
-/// such as `software` or `0`. It is opened once.
+/// The device that `TILEWRIGHT_DEVICE` names: `cpu` (the default), `cuda:N`, `cuda-sim`, or what `Device::wgpu`
+/// selects by, such as `software` or `0`. It is opened once.
 fn device() -> Device {
     static DEVICE: LazyLock<Device> = LazyLock::new(|| match std::env::var("TILEWRIGHT_DEVICE").as_deref() {
         Err(_) | Ok("" | "cpu") => Device::Cpu,
+        #[cfg(feature = "cuda-sim")]
+        Ok("cuda-sim") => Device::cuda_sim().expect("NVRTC is on the library path"),
+        #[cfg(feature = "cuda")]
+        Ok(name) if name.starts_with("cuda:") => {
+            let ordinal = name["cuda:".len()..].parse().expect("`cuda:` is followed by a number");
+            Device::cuda(ordinal).expect("TILEWRIGHT_DEVICE names a device of this machine")
+        }
         Ok(selector) => Device::wgpu(selector).expect("TILEWRIGHT_DEVICE names a device of this machine"),
     });
     DEVICE.clone()

@@ -3,10 +3,10 @@
 
 use std::io::Write;
 
-use tilewright::Error;
+use tilewright::{AttentionOptions, DType, Device, Error};
 
 use crate::cases::{self, Case};
-use crate::harness::cuda_devices;
+use crate::harness::{cuda_devices, normal};
 use crate::parity::{DTYPES, Expected, Pass, compare};
 
 /// How many cases ran, and how far.
@@ -95,4 +95,29 @@ fn casts() {
 #[test]
 fn views() {
     check("views", cases::views());
+}
+
+/// One launch of each kind of kernel, with the simulator's counters of it; on a GPU, a profiler counts the same
+/// launches. Not a test: it prints.
+#[test]
+#[ignore = "prints counters"]
+fn counters() {
+    for device in cuda_devices() {
+        let random =
+            |shape: &[usize], dtype| normal(1, shape).to_dtype(dtype).unwrap().to_device(device).unwrap();
+        let (x, w) = (random(&[512, 768], DType::F32), random(&[768], DType::F32));
+        let [a, b] = [0, 1].map(|_| random(&[512, 512], DType::BF16));
+        let [q, k, v] = [0, 1, 2].map(|_| random(&[1, 4, 512, 64], DType::BF16));
+        let causal = AttentionOptions { causal: true, ..Default::default() };
+        x.layer_norm(&w, Some(&w), 1e-5).unwrap();
+        a.matmul(&b).unwrap();
+        q.attention(&k, &v, &causal).unwrap();
+        device.synchronize().unwrap();
+        #[cfg(feature = "cuda-sim")]
+        if let Device::Cuda(cuda) = device
+            && let Some(simulator) = cuda.simulator()
+        {
+            simulator.launches().iter().for_each(|counters| println!("{counters}"));
+        }
+    }
 }

@@ -81,7 +81,8 @@ pub fn cuda_devices() -> &'static [Device] {
 #[cfg(feature = "cuda-sim")]
 fn open_cuda_sim() -> std::result::Result<Device, String> {
     use tilewright::device::cuda::{CudaDevice, sim::Options};
-    CudaDevice::simulated(Options::default(), 2).map(Device::Cuda).map_err(|error| error.to_string())
+    let options = Options { keep_counters: true, ..Options::default() };
+    CudaDevice::simulated(options, 2).map(Device::Cuda).map_err(|error| error.to_string())
 }
 
 #[cfg(not(feature = "cuda-sim"))]

@@ -61,27 +61,21 @@ pub(crate) struct Plan {
 
 impl Plan {
     /// A warp a row while its share fits in 32 registers, then a block, then a block that reads the row again
-    /// in each pass.
+    /// in each pass. So do rows that start anywhere: for them, kernels of as many sizes would not pay.
     fn of(cols: usize, width: usize) -> Plan {
         let lines = cols.div_ceil(width);
-        // The most elements that a thread keeps in f32; scalar loads cost an address each.
-        let kept = if width > 1 { 32 / width } else { 8 };
-        let teams: &[(usize, usize)] =
-            if width > 1 { &[(128, 32), (256, 256), (512, 512), (1024, 1024)] } else { &[(128, 32), (256, 256)] };
-        for &(block, team) in teams {
-            let most = match (team, width) {
-                (32, _) => kept,
-                (1024, _) => 8_usize.div_ceil(width),
-                (_, 1) => 16,
-                _ => kept / 2,
-            };
+        if width == 1 {
+            let (block, team) = if lines <= 1024 { (128, 32) } else { (256, 256) };
+            return Plan { block, team, width, steps: 0 };
+        }
+        // Elements that a thread keeps in f32: two of its loads' are in use at once.
+        for (block, team, kept) in [(128, 32, 32), (256, 256, 16), (512, 512, 16), (1024, 1024, 8)] {
             let steps = lines.div_ceil(team);
-            if (1..=most).contains(&steps) {
+            if (1..=kept / width).contains(&steps) {
                 return Plan { block, team, width, steps };
             }
         }
-        let &(block, team) = teams.last().expect("there are teams");
-        Plan { block, team, width, steps: 0 }
+        Plan { block: 1024, team: 1024, width, steps: 0 }
     }
 
     fn kernel(&self, name: &'static str, source: &'static [&'static str], entry: &'static str) -> Kernel {
