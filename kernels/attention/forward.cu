@@ -1,10 +1,11 @@
 // Attention on tensor cores, forward: o = dropout(softmax(q k^T scale + mask)) v, without ever storing the scores.
 //
 // A block owns BAND queries of one head, a warp 16 or 32 of them, and walks over the keys they see, TILE at a time. The
-// softmax is computed online: `top` is the largest score so far, `total` and `sums` are the sums of exp(score - top) and
-// of exp(score - top) * v. When a larger score comes, both are rescaled (Milakov and Gimelshein, "Online normalizer
+// softmax is computed online: `top` is the largest score so far, `total` and `sums` are the sums of exp(score - top)
+// and of exp(score - top) * v. When a larger score comes, both are rescaled (Milakov and Gimelshein, "Online normalizer
 // calculation for softmax", 2018; Dao et al., "FlashAttention", 2022; Dao, "FlashAttention-2", 2023: queries, not keys,
-// are divided over warps, and the division by the total comes last). Tiles that no query of a warp sees are skipped.
+// are divided over warps, and the division by the total comes last). Keys that no query of a warp sees are skipped:
+// whole tiles, and sixteen at a time of a tile of which it sees a part.
 //
 // Scores come out of mma as fragments of 16 x 8, and two of those, rounded to T, are just the fragment of 16 x 16 that
 // the product with v takes: weights never leave registers. While a tile is used the next one comes to shared memory
@@ -31,8 +32,9 @@
 // Shared:    dynamic, with P = D rounded up to a multiple of 16: 8 TILE P bytes for two stages of k and v, and without
 //            KEEP_Q 2 BAND P more
 // Registers: ROWS * (P / 2 + TILE / 2 + KEEP_Q * P / 4) for sums, scores and q
-// Figures:   a warp reads each tile as P TILE / 128 ldmatrix of 4 cycles for ROWS P TILE / 32 mma: with ROWS = 2, 8 mma a
-//            ldmatrix. A block reads k and v once for BAND queries.
+// Figures:   a warp reads each tile as P TILE / 128 ldmatrix of 4 cycles for ROWS P TILE / 64 mma: with ROWS = 2 four
+//            mma of 8 cycles on each of an A100's four tensor cores for each ldmatrix of all four warps, 32 and 16
+//            cycles. A block reads k and v once for BAND queries.
 
 constexpr u32 PADDED = (D + 15) / 16 * 16;
 constexpr u32 CHUNKS = PADDED / 8;
@@ -40,6 +42,10 @@ constexpr u32 BAND = 16 * ROWS * WARPS;
 constexpr u32 MATRIX = TILE * CHUNKS * 16; // bytes of a tile of k or v
 constexpr u32 STAGE = 2 * MATRIX;
 using Line = Swizzle<CHUNKS>;
+
+template <bool VALUE> struct Flag {
+    static constexpr bool value = VALUE;
+};
 
 // Starts copying COUNT rows, of which `there` are there, to shared memory. Others and the padding become zeros.
 template <u32 COUNT> inline void fetch(u32 to, const T* from, u32 stride, i32 there) {
@@ -56,15 +62,16 @@ template <u32 COUNT> inline void fetch(u32 to, const T* from, u32 stride, i32 th
     }
 }
 
-// Changes the signs of COUNT rows in shared memory. Each thread takes what it copied there itself, so this needs its own
-// wait before it and the copies' barrier after it.
+// Changes the signs of COUNT rows in shared memory. Each thread takes what it copied there itself, so this needs its
+// own wait before it and the copies' barrier after it.
 template <u32 COUNT> inline void negate(u32 at) {
     for (u32 id = threadIdx.x; id < COUNT * CHUNKS; id += BLOCK) {
         const u32 place = at + Line::place(id / CHUNKS, id % CHUNKS);
         u32 words[4];
+        load_shared16(words, place);
 #pragma unroll
         for (u32 i = 0; i < 4; i++) {
-            words[i] = load_shared(place + 4 * i) ^ 0x80008000;
+            words[i] ^= 0x80008000;
         }
         store_shared16(place, words);
     }
@@ -140,16 +147,15 @@ forward(const T* __restrict__ q, const T* __restrict__ k, const T* __restrict__ 
     }
     const Keys first_keys = Keys::of(warp_i0, p), last_keys = Keys::of(warp_i0 + 16 * ROWS - 1, p);
 
-    u32 turn = 0;
-    for (i32 j0 = visit.start; j0 < visit.end; j0 += TILE, turn ^= 1) {
-        copy_wait<0>();
-        __syncthreads();
-        fetch_tile(j0 + TILE, stages + (turn ^ 1) * STAGE);
-        if (j0 >= last_keys.end || j0 + (i32)TILE <= first_keys.first) {
-            continue; // no query of this warp sees any of them
-        }
-        const u32 tile_k = stages + turn * STAGE, tile_v = tile_k + MATRIX;
+    // Sixteen keys of a tile that no query of this warp sees.
+    auto unseen = [&](i32 j0, u32 keys) {
+        const i32 first = j0 + (i32)(keys * 16);
+        return first >= last_keys.end || first + 16 <= first_keys.first;
+    };
 
+    // What a tile adds. Every query of the warp sees most tiles whole, and these have code of their own.
+    auto use_tile = [&](auto whole, i32 j0, u32 tile_k, u32 tile_v) {
+        constexpr bool WHOLE = decltype(whole)::value;
         float scores[ROWS][TILE / 8][4] = {};
 #pragma unroll
         for (u32 step = 0; step < STEPS; step++) {
@@ -167,6 +173,9 @@ forward(const T* __restrict__ q, const T* __restrict__ k, const T* __restrict__ 
             }
 #pragma unroll
             for (u32 keys = 0; keys < TILE / 16; keys++) {
+                if (!WHOLE && unseen(j0, keys)) {
+                    continue;
+                }
                 u32 fragment_k[4];
                 load_matrices<false>(fragment_k,
                                      tile_k + ((keys * 16 + row_k) * CHUNKS + (step * 2 ^ chunk_k)) * 16);
@@ -178,8 +187,7 @@ forward(const T* __restrict__ q, const T* __restrict__ k, const T* __restrict__ 
             }
         }
 
-        // Every query of the warp sees most tiles whole.
-        if (j0 < last_keys.first || j0 + (i32)TILE > first_keys.end) {
+        if constexpr (!WHOLE) {
 #pragma unroll
             for (u32 rows = 0; rows < ROWS; rows++) {
 #pragma unroll
@@ -251,6 +259,9 @@ forward(const T* __restrict__ q, const T* __restrict__ k, const T* __restrict__ 
         // Their values.
 #pragma unroll
         for (u32 keys = 0; keys < TILE / 16; keys++) {
+            if (!WHOLE && unseen(j0, keys)) {
+                continue;
+            }
             u32 weights[ROWS][4];
 #pragma unroll
             for (u32 rows = 0; rows < ROWS; rows++) {
@@ -272,6 +283,19 @@ forward(const T* __restrict__ q, const T* __restrict__ k, const T* __restrict__ 
                     }
                 }
             }
+        }
+    };
+
+    u32 turn = 0;
+    for (i32 j0 = visit.start; j0 < visit.end; j0 += TILE, turn ^= 1) {
+        copy_wait<0>();
+        __syncthreads();
+        fetch_tile(j0 + TILE, stages + (turn ^ 1) * STAGE);
+        const u32 tile_k = stages + turn * STAGE, tile_v = tile_k + MATRIX;
+        if (j0 >= last_keys.first && j0 + (i32)TILE <= first_keys.end) {
+            use_tile(Flag<true>(), j0, tile_k, tile_v);
+        } else if (j0 < last_keys.end && j0 + (i32)TILE > first_keys.first) {
+            use_tile(Flag<false>(), j0, tile_k, tile_v);
         }
     }
 
@@ -303,11 +327,11 @@ forward(const T* __restrict__ q, const T* __restrict__ k, const T* __restrict__ 
     __syncwarp();
     T* to = o + p.o.start(b, h) + (u64)i0 * p.o.position;
 #pragma unroll 4
-    for (u32 id = lane; id < 16 * ROWS * (D / 8); id += WARP_SIZE) {
-        const u32 row = warp_row + id / (D / 8), chunk = id % (D / 8);
-        if (i0 + row < p.Tq) {
-            *reinterpret_cast<uint4*>(to + (u64)row * p.o.position + chunk * 8) =
-                *reinterpret_cast<const uint4*>(shared + Line::place(row, chunk));
+    for (u32 id = lane; id < 16 * ROWS * CHUNKS; id += WARP_SIZE) {
+        const u32 row = warp_row + id / CHUNKS, chunk = id % CHUNKS;
+        if (i0 + row < p.Tq && chunk < D / 8) {
+            const uint4 line = *reinterpret_cast<const uint4*>(shared + Line::place(row, chunk));
+            store16(to + (u64)row * p.o.position + chunk * 8, line.x, line.y, line.z, line.w);
         }
     }
 }

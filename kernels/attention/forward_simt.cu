@@ -1,10 +1,10 @@
 // Attention with ordinary multiply-adds in f32, forward: the full precision of f32 operands, and what runs where tensor
 // cores do not have the type (bf16 before sm_80). See forward.cu for the method; this differs in how the work is cut.
 //
-// Threads form a grid of TEAMS rows and 16 columns. A row of threads owns QUERIES queries, interleaved with those of the
-// other rows; its threads share the keys of a tile between them (scores), and then the columns of v (sums). In between,
-// weights go through shared memory within a warp. All reads of shared memory are of 16 bytes: four elements along D of
-// q and k, four weights of a query, four columns of v.
+// Threads form a grid of TEAMS rows and 16 columns. A row of threads owns QUERIES queries, interleaved with those of
+// the other rows; its threads share the keys of a tile between them (scores), and then the columns of v (sums). In
+// between, weights go through shared memory within a warp. All reads of shared memory are of 16 bytes: four elements
+// along D of q and k, four weights of a query, four columns of v.
 //
 // q, k and v lie in shared memory as f32, row by row as in global memory, swizzled (common/tile.cuh). k and v have one
 // place each: the next k is on its way while weights and sums are computed, the next v during the scores.

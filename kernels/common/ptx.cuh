@@ -1,4 +1,4 @@
-// Instructions that C++ has no words for, one function each. Section numbers are those of the PTX ISA 9.0.
+// Instructions that C++ has no words for, one function each. The PTX ISA 9.0 says more under their names.
 //
 // sm_75 has ldmatrix and an mma of half the depth, but no asynchronous copies: there a copy is done when the function
 // returns, and the groups are empty.
@@ -8,7 +8,7 @@ inline u32 shared_address(const void* pointer) {
     return (u32)__cvta_generic_to_shared(pointer);
 }
 
-// 9.7.9.25.3: 16 bytes from global to shared memory past the first cache, or zeros unless `there`: then the source is
+// cp.async: 16 bytes from global to shared memory past the first cache, or zeros unless `there`: then the source is
 // not read and may lie anywhere. Both addresses are multiples of 16.
 inline void copy_async16(u32 to, const void* from, bool there) {
 #if __CUDA_ARCH__ >= 800
@@ -42,13 +42,24 @@ inline void store_shared16(u32 to, const u32 (&v)[4]) {
                  : "memory");
 }
 
+inline void store_shared8(u32 to, float a, float b) {
+    asm volatile("st.shared.v2.f32 [%0], {%1, %2};" ::"r"(to), "f"(a), "f"(b) : "memory");
+}
+
+inline void load_shared16(u32 (&v)[4], u32 from) {
+    asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(v[0]), "=r"(v[1]), "=r"(v[2]), "=r"(v[3])
+                 : "r"(from)
+                 : "memory");
+}
+
 inline u32 load_shared(u32 from) {
     u32 v;
     asm volatile("ld.shared.u32 %0, [%1];" : "=r"(v) : "r"(from) : "memory");
     return v;
 }
 
-// 9.7.14.5.15: four 8 x 8 matrices of 16 bits. Lane 8 i + r has the address of row r of matrix i, 16 bytes; register i
+// ldmatrix: four 8 x 8 matrices of 16 bits. Lane 8 i + r has the address of row r of matrix i, 16 bytes; register i
 // of lane 4 r + c is the pair c of row r of matrix i. With `TRANSPOSED` it is of the matrices' transposes: elements
 // (2 c, r) and (2 c + 1, r).
 template <bool TRANSPOSED> inline void load_matrices(u32 (&v)[4], u32 row) {
@@ -65,7 +76,7 @@ template <bool TRANSPOSED> inline void load_matrices(u32 (&v)[4], u32 row) {
     }
 }
 
-// 9.7.14.5.7 and on: c += a b on tensor cores, with c 16 x 8 in f32 and a depth of 32 bytes: a 16 x 16 and b 16 x 8 of
+// mma.sync: c += a b on tensor cores, with c 16 x 8 in f32 and a depth of 32 bytes: a 16 x 16 and b 16 x 8 of
 // 16 bits, or a 16 x 8 and b 8 x 8 of tf32. With g = lane / 4 and t = lane % 4 a lane holds, a word being 4 bytes
 // along the depth:
 //   a: word t of rows g and g + 8, then word t + 4 of rows g and g + 8
@@ -125,12 +136,5 @@ inline float exp2_approx(float x) {
 inline float log2_approx(float x) {
     float y;
     asm("lg2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-    return y;
-}
-
-// 1 / x within 1 ulp.
-inline float reciprocal(float x) {
-    float y;
-    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
     return y;
 }

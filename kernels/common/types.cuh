@@ -109,8 +109,24 @@ template <> inline u32 pack<bf16>(float low, float high) {
     return y;
 }
 
-// N neighbours in memory, kept as they lie there. `load` and `store` take one instruction for every 16 bytes; the
-// address must be a multiple of the vector's size, or of 16 if that is less.
+// Stores of 8 and 16 bytes to global memory, by name: of plain C++ the compiler sometimes makes one store a word. The
+// compiler does not know that they write memory, see `settle`.
+inline void store8(void* to, u32 a, u32 b) {
+    asm volatile("st.global.v2.u32 [%0], {%1, %2};" ::"l"(__cvta_generic_to_global(to)), "r"(a), "r"(b));
+}
+
+inline void store16(void* to, u32 a, u32 b, u32 c, u32 d) {
+    asm volatile("st.global.v4.u32 [%0], {%1, %2, %3, %4};" ::"l"(__cvta_generic_to_global(to)), "r"(a), "r"(b),
+                 "r"(c), "r"(d));
+}
+
+// Between stores of vectors and loads, by the same thread, of what they stored.
+inline void settle() {
+    asm volatile("" ::: "memory");
+}
+
+// N neighbours in global memory, kept as they lie there. `load` and `store` take one instruction for every 16 bytes;
+// the address must be a multiple of the vector's size, or of 16 if that is less.
 template <typename T, u32 N> struct Vec {
     static constexpr u32 BYTES = N * sizeof(T);
     static constexpr u32 WORDS = (BYTES + 3) / 4;
@@ -140,11 +156,10 @@ template <typename T, u32 N> struct Vec {
         if constexpr (BYTES % 16 == 0) {
 #pragma unroll
             for (u32 i = 0; i < BYTES / 16; i++) {
-                reinterpret_cast<uint4*>(to)[i] =
-                    make_uint4(words[4 * i], words[4 * i + 1], words[4 * i + 2], words[4 * i + 3]);
+                store16(to + i * (16 / sizeof(T)), words[4 * i], words[4 * i + 1], words[4 * i + 2], words[4 * i + 3]);
             }
         } else if constexpr (BYTES == 8) {
-            *reinterpret_cast<uint2*>(to) = make_uint2(words[0], words[1]);
+            store8(to, words[0], words[1]);
         } else if constexpr (BYTES == 4) {
             *reinterpret_cast<u32*>(to) = words[0];
         } else {

@@ -11,7 +11,7 @@
 // tf32 there is no transposing ldmatrix, and words are read one by one, swizzled for that.
 //
 // Edges: what is beyond M, N or K is filled with zeros by the copies. Operands that have no unit stride, or whose rows
-// do not start at multiples of 16 bytes, are gathered element by element (A_LINES, B_LINES false); the rest is the same.
+// do not start at multiples of 16 bytes, are gathered element by element (A_LINES, B_LINES false); the rest is alike.
 //
 // Sums leave through shared memory, so that a warp writes (and reads bias, residual..) in lines of 16 bytes a lane.
 //
@@ -29,8 +29,8 @@
 // Shared:    dynamic, max(STAGES * BK * (BM + BN) * sizeof(T), 64 * WARPS_M * WARPS_N * (WN + 8)) bytes
 // Registers: WM * WN / 32 sums, (WM + WN) / 4 of fragments
 // Figures:   a slice takes BM BN BK multiply-adds and (BM + BN) BK elements of traffic from the second cache: at
-//            128 x 256 85 a element. From shared memory a step of 16 along K takes WM / 16 + WN / 16 ldmatrix of 4 cycles
-//            for WM WN / 128 mma: 8 and 32 at 64 x 64.
+//            128 x 256 that is 85 an element. From shared memory a step along K takes WM / 16 + WN / 16 ldmatrix of 4
+//            cycles for WM WN / 128 mma: 8 and 32 at 64 x 64.
 // Sources:   the PTX ISA on mma.m16n8k16 and ldmatrix; the multi-stage pipeline and the swizzle are those of NVIDIA's
 //            CUTLASS 2 (Kerr, "Developing CUDA kernels to push tensor cores to the absolute limit", GTC 2020).
 
@@ -83,7 +83,7 @@ template <u32 OUTER, bool IS_A, bool ACROSS, bool LINES> struct Operand {
         lane_chunk = IS_A != ACROSS ? lane / 16 : lane / 8 % 2;
     }
 
-    // Words are read as eight neighbours in each of four rows, and fill all banks if the rows' pairs of chunks are apart.
+    // Words are read as eight neighbours in each of four rows: all banks, if the rows' pairs of chunks are apart.
     static u32 mask(u32 row) {
         return WORDS ? row % 4 * 2 : Swizzle<CHUNKS>::mask(row);
     }
@@ -158,10 +158,10 @@ matmul(const T* __restrict__ a, const T* __restrict__ b, const T* __restrict__ b
     const u32 warp = threadIdx.x / WARP_SIZE, lane = threadIdx.x % WARP_SIZE;
     const u32 warp_m = warp % WARPS_M * WM, warp_n = warp / WARPS_M * WN;
 
-    OperandA from_a(a + start_of(p.a_offset, p.a, at.batch, p.inner) + (u64)k_begin * p.a[1] + (u64)at.m0 * p.a[0], p.a[0], p.a[1],
-                    min(BM, p.M - at.m0), depth);
-    OperandB from_b(b + start_of(p.b_offset, p.b, at.batch, p.inner) + (u64)k_begin * p.b[0] + (u64)at.n0 * p.b[1], p.b[1], p.b[0],
-                    min(BN, p.N - at.n0), depth);
+    OperandA from_a(a + start_of(p.a_offset, p.a, at.batch, p.inner) + (u64)k_begin * p.a[1] + (u64)at.m0 * p.a[0],
+                    p.a[0], p.a[1], min(BM, p.M - at.m0), depth);
+    OperandB from_b(b + start_of(p.b_offset, p.b, at.batch, p.inner) + (u64)k_begin * p.b[0] + (u64)at.n0 * p.b[1],
+                    p.b[1], p.b[0], min(BN, p.N - at.n0), depth);
 
     float sums[WM / 16][WN / 8][4] = {};
 
@@ -221,8 +221,8 @@ matmul(const T* __restrict__ a, const T* __restrict__ b, const T* __restrict__ b
         for (u32 j = 0; j < WN / 8; j++) {
 #pragma unroll
             for (u32 half = 0; half < 2; half++) {
-                *reinterpret_cast<float2*>(slab + (g + half * 8) * SLAB_STRIDE + j * 8 + t * 2) =
-                    make_float2(sums[i][j][half * 2], sums[i][j][half * 2 + 1]);
+                const float* to = slab + (g + half * 8) * SLAB_STRIDE + j * 8 + t * 2;
+                store_shared8(shared_address(to), sums[i][j][half * 2], sums[i][j][half * 2 + 1]);
             }
         }
         __syncwarp();

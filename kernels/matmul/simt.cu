@@ -1,5 +1,5 @@
-// Matmul with ordinary multiply-adds in f32: the full precision of f32 operands, and what runs where tensor cores do not
-// have the type (bf16 before sm_80).
+// Matmul with ordinary multiply-adds in f32: the full precision of f32 operands, and what runs where tensor cores do
+// not have the type (bf16 before sm_80).
 //
 // A block computes a BM x BN tile, a thread TM x TN sums of it in registers. Slices of BK along K are read into
 // registers while the previous slice is used, then written to shared memory as f32 [k][m] and [k][n], two slices in

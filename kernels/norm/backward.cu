@@ -16,13 +16,13 @@
 // backward_weight.cu adds up the partials; it also serves alone where rows are too long for registers.
 //
 // Constants: those of norm/common.cuh, and RMS, HAS_DSUM, WEIGHTS, HAS_BIAS: bool. WEIGHTS needs STEPS > 0.
-// Parts:     common/reduce.cuh, norm/common.cuh, then this
+// Parts:     common/reduce.cuh, norm/common.cuh, norm/partials.cuh, then this
 // Arguments: h [rows, C], weight [C], dy [rows, C], stats [rows, 2] f32: mean, rstd, dsum [rows, C] (null unless
 //            HAS_DSUM), dh [rows, C] out, partials [gridDim.x, 2, C] f32 out (null unless WEIGHTS; without HAS_BIAS the
 //            second halves are not written), Params
 // Grid:      any number of blocks; each team takes every (gridDim.x * TEAMS)th row
 // Registers: h and dy in f32, weight as it lies in memory, with WEIGHTS two sums a column.
-// Shared:    a few sums where TEAM > 32; dynamic: 8 C bytes if WEIGHTS and TEAM = 32.
+// Shared:    a few sums where TEAM > 32; with WEIGHTS and TEAM = 32 a row of sums for weight and one for bias.
 // Bound by:  memory. It moves h, dy and dh once (and dsum), and 8 bytes of statistics a row.
 
 struct Params {
@@ -129,34 +129,27 @@ backward(const T* __restrict__ h, const T* __restrict__ weight, const T* __restr
     }
 
     if constexpr (WEIGHTS) {
-        float* out = partials + (u64)blockIdx.x * 2 * p.C;
-        // Four neighbours a move at most: 16 bytes of f32.
-        constexpr u32 QUAD = WIDTH < 4 ? WIDTH : 4;
-        using Quad = Vec<float, QUAD>;
-        extern __shared__ __align__(16) float shared[]; // dweight [C], dbias [C]
+        constexpr u32 KINDS = HAS_BIAS ? 2 : 1;
+        // Each lane's sums in a place of its own.
+        __shared__ float shared[TEAMS > 1 ? KINDS * KEPT * WIDTH : 1][WARP_SIZE];
         // Team after team adds its sums; the last one writes the block's.
         for (u32 team = 0; team < TEAMS; team++) {
             if (team == threadIdx.x / TEAM) {
 #pragma unroll
-                for (u32 s = 0; s < KEPT; s++) {
-                    u32 c = share.column(s);
-                    if (share.has(s)) {
+                for (u32 kind = 0; kind < KINDS; kind++) {
 #pragma unroll
-                        for (u32 i = 0; i < WIDTH; i += QUAD) {
+                    for (u32 s = 0; s < KEPT; s++) {
+                        float(&v)[WIDTH] = kind == 0 ? dweight[s] : dbias[s];
+                        if constexpr (TEAMS > 1) {
 #pragma unroll
-                            for (u32 which = 0; which < (HAS_BIAS ? 2 : 1); which++) {
-                                u32 to = which * p.C + c + i;
-                                float v[QUAD];
-                                if (team > 0) {
-                                    Quad::load(shared + to).to_floats(v);
-                                }
-#pragma unroll
-                                for (u32 j = 0; j < QUAD; j++) {
-                                    float mine = which == 0 ? dweight[s][i + j] : dbias[s][i + j];
-                                    v[j] = team > 0 ? v[j] + mine : mine;
-                                }
-                                Quad::of_floats(v).store((team + 1 < TEAMS ? shared : out) + to);
+                            for (u32 i = 0; i < WIDTH; i++) {
+                                float& sum = shared[(kind * KEPT + s) * WIDTH + i][share.member];
+                                v[i] = team > 0 ? sum + v[i] : v[i];
+                                sum = v[i];
                             }
+                        }
+                        if (team + 1 == TEAMS) {
+                            store_sums(partials + ((u64)blockIdx.x * 2 + kind) * p.C, share.column(s), p.C, v);
                         }
                     }
                 }

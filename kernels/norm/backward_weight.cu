@@ -13,7 +13,7 @@
 //            HAS_BIAS, ACCUMULATE: bool
 //            T      float, f16 or bf16: h and dy
 //            OUT    float, f16 or bf16: dweight and dbias
-// Parts:     this alone
+// Parts:     norm/partials.cuh, then this
 //
 // Entry chunk_sums: the shares of p.chunk rows each, WIDTH columns a thread
 //   Arguments: h [rows, C], dy [rows, C], stats [rows, 2] f32, partials [chunks, 2, C] f32 out, Params
@@ -35,20 +35,17 @@ extern "C" __global__ void __launch_bounds__(BLOCK, 1)
 chunk_sums(const T* __restrict__ h, const T* __restrict__ dy, const float* __restrict__ stats,
            float* __restrict__ partials, const Params p) {
     using Line = Vec<T, WIDTH>;
-    constexpr u32 QUAD = WIDTH < 4 ? WIDTH : 4;
     const u32 column_blocks = (p.C + WIDTH * BLOCK - 1) / (WIDTH * BLOCK);
     const u32 chunk = blockIdx.x / column_blocks;
     const u32 c = (blockIdx.x % column_blocks * BLOCK + threadIdx.x) * WIDTH;
-    if (c >= p.C) {
-        return;
-    }
     float dweight[WIDTH], dbias[WIDTH];
 #pragma unroll
     for (u32 i = 0; i < WIDTH; i++) {
         dweight[i] = dbias[i] = 0.0f;
     }
     const u32 first = chunk * p.chunk;
-    const u32 last = min(first + p.chunk, p.rows);
+    // A thread without columns has no rows, but helps to store.
+    const u32 last = c < p.C ? min(first + p.chunk, p.rows) : first;
     // Loads of several rows are on their way at once.
 #pragma unroll (WIDTH > 1 ? 2 : 4)
     for (u32 row = first; row < last; row++) {
@@ -62,22 +59,10 @@ chunk_sums(const T* __restrict__ h, const T* __restrict__ dy, const float* __res
             dbias[i] += d[i];
         }
     }
-    float* out = partials + (u64)chunk * 2 * p.C + c;
-#pragma unroll
-    for (u32 i = 0; i < WIDTH; i += QUAD) {
-        float v[QUAD];
-#pragma unroll
-        for (u32 j = 0; j < QUAD; j++) {
-            v[j] = dweight[i + j];
-        }
-        Vec<float, QUAD>::of_floats(v).store(out + i);
-        if constexpr (HAS_BIAS) {
-#pragma unroll
-            for (u32 j = 0; j < QUAD; j++) {
-                v[j] = dbias[i + j];
-            }
-            Vec<float, QUAD>::of_floats(v).store(out + p.C + i);
-        }
+    float* out = partials + (u64)chunk * 2 * p.C;
+    store_sums(out, c, p.C, dweight);
+    if constexpr (HAS_BIAS) {
+        store_sums(out + p.C, c, p.C, dbias);
     }
 }
 

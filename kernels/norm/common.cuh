@@ -1,8 +1,8 @@
 // What the norm kernels share: how a row is divided over threads.
 //
 // A team of TEAM threads works on a row, each thread on the lines member, member + TEAM, .. of WIDTH neighbours, so
-// that a warp's loads are contiguous. With STEPS = ceil(C / (TEAM * WIDTH)) rows are read once and stay in registers; with
-// STEPS = 0 rows are of any length and are read again in every pass, from a cache if they fit.
+// that a warp's loads are contiguous. With STEPS = ceil(C / (TEAM * WIDTH)) rows are read once and stay in registers;
+// with STEPS = 0 rows are of any length and are read again in every pass, from a cache if they fit.
 //
 // Constants: BLOCK  threads a block, a multiple of 32, at most 1024
 //            TEAM   threads a row: 32 (BLOCK / 32 rows at a time, no barriers) or BLOCK

@@ -80,6 +80,9 @@ forward(const T* __restrict__ x, const T* __restrict__ residual, const T* __rest
                 }
             }
         }
+        if constexpr (!RESIDENT && RESIDUAL) {
+            settle(); // what comes next reads `sum`
+        }
         float mean = 0.0f;
         if constexpr (!RMS) {
             mean = team_sum(total, turn) * scale;
@@ -134,7 +137,8 @@ forward(const T* __restrict__ x, const T* __restrict__ residual, const T* __rest
             }
         }
         if (share.member == 0) {
-            reinterpret_cast<float2*>(stats)[row] = make_float2(mean, rstd);
+            const float both[2] = {mean, rstd};
+            Vec<float, 2>::of_floats(both).store(stats + 2 * (u64)row);
         }
     }
 }

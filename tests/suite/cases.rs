@@ -483,6 +483,10 @@ pub fn matmul() -> Vec<Case> {
         (1, 67, 129),
         (131, 7, 1),
         (5, 2003, 9),
+        // Multiples of eight, which kernels read in lines.
+        (136, 72, 264),
+        (40, 1096, 72),
+        (24, 264, 136),
         (0, 3, 2),
         (3, 0, 2),
         (3, 2, 0),
@@ -498,7 +502,10 @@ pub fn matmul() -> Vec<Case> {
     push(&[2, 0, 7], &[2, 7, 4]);
     push(&[3, 65, 33], &[3, 33, 17]);
     type Views = fn(&[Tensor]) -> Result<Tensor>;
-    let views: [(&str, &[usize], &[usize], Views); 8] = [
+    let views: [(&str, &[usize], &[usize], Views); 11] = [
+        ("a^T b", &[72, 136], &[72, 264], |x| x[0].t()?.matmul(&x[1])),
+        ("a b^T", &[136, 72], &[264, 72], |x| x[0].matmul(&x[1].t()?)),
+        ("a^T b^T", &[72, 136], &[264, 72], |x| x[0].t()?.matmul(&x[1].t()?)),
         ("a^T b", &[65, 33], &[65, 17], |x| x[0].t()?.matmul(&x[1])),
         ("a b^T", &[33, 65], &[17, 65], |x| x[0].matmul(&x[1].t()?)),
         ("a^T b^T", &[35, 13], &[9, 35], |x| x[0].t()?.matmul(&x[1].t()?)),

@@ -36,7 +36,7 @@ struct Params {
     split_k: u32,
 }
 
-pub fn product(device: &CudaDevice, p: &Product<'_>) -> Result<Vec<Tensor>> {
+pub(super) fn product(device: &CudaDevice, p: &Product<'_>) -> Result<Vec<Tensor>> {
     let (b1, b2, m, _, n) = p.sizes();
     let shape = Shape::from((b1, b2, m, n));
     let (d, d_buffer) = output("matmul", device, &shape, p.a.dtype())?;
@@ -50,7 +50,7 @@ pub fn product(device: &CudaDevice, p: &Product<'_>) -> Result<Vec<Tensor>> {
 }
 
 /// `to = a b`, or `to += a b`; `to` is contiguous.
-pub fn accumulate(device: &CudaDevice, p: &Product<'_>, to: &Tensor, add: bool) -> Result<()> {
+pub(super) fn accumulate(device: &CudaDevice, p: &Product<'_>, to: &Tensor, add: bool) -> Result<()> {
     to.storage().written();
     launch(device, p, (&to.cuda_storage()?, to.layout().offset), None, add)
 }
@@ -86,7 +86,7 @@ fn launch(
         a_strides: a.strides,
         b_strides: b.strides,
         splits: plan.splits as u32,
-        split_k: k.div_ceil(plan.splits).next_multiple_of(plan.tile.bk) as u32,
+        split_k: Plan::share(&plan.tile, k, plan.splits) as u32,
     };
     let whole = |x: usize| x.is_multiple_of(16 / dtype.size());
     let starts = [bias.as_ref(), residual.as_ref()];
@@ -190,22 +190,27 @@ const fn simt(side: usize, own: usize) -> Tile {
     Tile { bm: side, bn: side, bk: 8, warps: [0; 2], stages: own }
 }
 
-/// The tiles to choose from, the largest first.
-fn candidates((major, _): (u32, u32), dtype: DType, gather: bool) -> &'static [Tile] {
-    const GATHER: &[Tile] = &[mma(64, 64, 32, [2, 2], 3)];
-    const MMA: &[Tile] = &[
-        mma(128, 256, 32, [2, 4], 3),
-        mma(128, 128, 32, [2, 2], 4),
-        mma(64, 64, 64, [2, 2], 3),
-        mma(32, 64, 64, [2, 2], 4),
-    ];
+/// The tiles to choose from, the largest first; the last serves what has too few of the others.
+fn candidates(capability: (u32, u32), dtype: DType, gather: bool, m: usize) -> &'static [Tile] {
+    const SMALL: Tile = mma(64, 64, 64, [2, 2], 3);
+    const LARGE: Tile = mma(128, 256, 32, [2, 4], 3);
+    const MMA: &[Tile] = &[LARGE, mma(128, 128, 32, [2, 2], 4), SMALL];
+    // Two blocks of three stages fit in 100 KiB.
+    const MMA_100_KIB: &[Tile] = &[LARGE, mma(128, 128, 32, [2, 2], 3), SMALL];
     // Without asynchronous copies, stages buy nothing but the space to copy ahead.
-    const MMA_SM_75: &[Tile] =
-        &[mma(128, 128, 32, [2, 2], 2), mma(64, 64, 64, [2, 2], 3), mma(32, 64, 64, [2, 2], 4)];
+    const MMA_SM_75: &[Tile] = &[mma(128, 128, 32, [2, 2], 2), SMALL];
+    const THIN: &[Tile] = &[mma(32, 64, 64, [2, 2], 4)];
+    const GATHER: &[Tile] = &[mma(64, 64, 32, [2, 2], 3)];
     const SIMT: &[Tile] = &[simt(128, 8), simt(64, 8), simt(32, 4)];
     match dtype {
-        DType::F16 | DType::BF16 if major >= 8 => if gather { GATHER } else { MMA },
-        DType::F16 => if gather { GATHER } else { MMA_SM_75 },
+        DType::F16 | DType::BF16 if gather && (dtype == DType::F16 || capability.0 >= 8) => GATHER,
+        DType::F16 | DType::BF16 if m <= 32 && (dtype == DType::F16 || capability.0 >= 8) => THIN,
+        DType::F16 | DType::BF16 if capability.0 >= 8 => match capability {
+            (8, 0) | (9..=11, _) => MMA,
+            _ => MMA_100_KIB,
+        },
+        DType::F16 => MMA_SM_75,
+        _ if gather => &SIMT[1..],
         _ => SIMT,
     }
 }
@@ -228,18 +233,24 @@ impl Plan {
         let line = 16 / dtype.size();
         let gather = !(a.in_lines_of(line) && b.in_lines_of(line));
         let tiles = |tile: &Tile| m.div_ceil(tile.bm) * n.div_ceil(tile.bn) * batch;
-        let candidates = candidates(device.compute_capability(), dtype, gather);
+        let candidates = candidates(device.compute_capability(), dtype, gather, m);
         // The largest tile of which there are enough to fill the device.
         let full = device.multiprocessors() as usize;
         let smallest = *candidates.last().expect("there is a tile");
         let fits = |tile: &&Tile| tiles(tile) >= full;
         let tile = candidates.iter().find(fits).copied().unwrap_or(smallest);
-        // Thin products: shares of at least four slices, as many as fill a device. By sizes alone, so that the
-        // order of additions is the same on every device.
+        // Deep products of few tiles: as many shares as fill a device, but not shorter ones than pay. By sizes
+        // alone, so that the order of additions is the same on every device.
         const WANTED: usize = 128;
-        let most = k.div_ceil(4 * tile.bk).max(1);
-        let splits = if tile == smallest { (WANTED / tiles(&tile).max(1)).clamp(1, most) } else { 1 };
+        let most = if k >= 1024 { k / 256 } else { 1 };
+        let splits = (WANTED / tiles(&tile)).clamp(1, most);
+        let splits = k.div_ceil(Self::share(&tile, k, splits).max(1)).max(1);
         Plan { dtype, tile, splits }
+    }
+
+    /// The depth of a share: whole slices.
+    fn share(tile: &Tile, k: usize, splits: usize) -> usize {
+        k.div_ceil(splits).next_multiple_of(tile.bk)
     }
 
     fn is_mma(&self) -> bool {
@@ -306,9 +317,8 @@ pub(crate) fn launched(capability: (u32, u32)) -> Vec<Launched> {
     let add = Finish { add: true, ..Finish::default() };
     let mut all = Vec::new();
     for dtype in [DType::F32, DType::F16, DType::BF16] {
-        for gather in [false, true] {
-            let tiles = candidates(capability, dtype, gather);
-            for (i, &tile) in tiles.iter().enumerate() {
+        for (gather, m) in [(false, 1024), (false, 32), (true, 1024)] {
+            for &tile in candidates(capability, dtype, gather, m) {
                 let plan = Plan { dtype, tile, splits: 1 };
                 let cut = Plan { splits: 2, ..plan };
                 let mut push = |plan: &Plan, across, lines, finish, lines_out| {
@@ -328,10 +338,8 @@ pub(crate) fn launched(capability: (u32, u32)) -> Vec<Launched> {
                     push(&plan, [false, true], [true, false], rich(3), false);
                     push(&plan, [true, false], [false, true], rich(3), false);
                 }
-                if i + 1 == tiles.len() {
-                    push(&cut, [true, true], [lines; 2], Finish::default(), true);
-                    push(&cut, [false, false], [lines; 2], Finish::default(), false);
-                }
+                push(&cut, [true, true], [lines; 2], Finish::default(), true);
+                push(&cut, [false, false], [lines; 2], Finish::default(), false);
             }
         }
         let grid = Grid { blocks: [1; 3], threads: BLOCK, shared: 0 };

@@ -10,8 +10,9 @@ use crate::{DType, Result, Shape, Tensor};
 const REDUCE: &str = cuda_source!("common/reduce.cuh");
 const COMMON: &str = cuda_source!("norm/common.cuh");
 const FORWARD: &[&str] = &[REDUCE, COMMON, cuda_source!("norm/forward.cu")];
-const BACKWARD: &[&str] = &[REDUCE, COMMON, cuda_source!("norm/backward.cu")];
-const BACKWARD_WEIGHT: &[&str] = &[cuda_source!("norm/backward_weight.cu")];
+const PARTIALS: &str = cuda_source!("norm/partials.cuh");
+const BACKWARD: &[&str] = &[REDUCE, COMMON, PARTIALS, cuda_source!("norm/backward.cu")];
+const BACKWARD_WEIGHT: &[&str] = &[PARTIALS, cuda_source!("norm/backward_weight.cu")];
 
 /// Threads a block of backward_weight.cu.
 const BLOCK: u32 = 128;
@@ -19,7 +20,7 @@ const BLOCK: u32 = 128;
 const CHUNK: usize = 32;
 /// The most blocks of backward.cu, each of which leaves a row of sums: a function of nothing, so that the
 /// order of additions is one of sizes alone.
-const SHARES: usize = 512;
+const SHARES: usize = 256;
 
 #[repr(C)]
 #[derive(Clone, Copy, Pod, Zeroable)]
@@ -60,22 +61,23 @@ pub(crate) struct Plan {
 }
 
 impl Plan {
-    /// A warp a row while its share fits in 32 registers, then a block, then a block that reads the row again
-    /// in each pass. So do rows that start anywhere: for them, kernels of as many sizes would not pay.
-    fn of(cols: usize, width: usize) -> Plan {
-        let lines = cols.div_ceil(width);
+    /// A warp a row while its lanes can keep it, then as many warps as keep 8 or 16 elements a thread, then a block
+    /// that reads the row again in each pass. So do rows that start anywhere: for them, kernels of as many sizes
+    /// would not pay.
+    fn of(cols: usize, width: usize, backward: bool) -> Plan {
         if width == 1 {
-            let (block, team) = if lines <= 1024 { (128, 32) } else { (256, 256) };
+            let (block, team) = if cols <= 1024 { (128, 32) } else { (256, 256) };
             return Plan { block, team, width, steps: 0 };
         }
-        // Elements that a thread keeps in f32: two of its loads' are in use at once.
-        for (block, team, kept) in [(128, 32, 32), (256, 256, 16), (512, 512, 16), (1024, 1024, 8)] {
-            let steps = lines.div_ceil(team);
-            if (1..=kept / width).contains(&steps) {
-                return Plan { block, team, width, steps };
-            }
-        }
-        Plan { block: 1024, team: 1024, width, steps: 0 }
+        // Backward has twice as much to keep, and so has f32, as weight and bias stay as they lie in memory.
+        let kept = if width == 8 && !backward { 32 } else { 16 };
+        let (block, team) = match cols {
+            _ if cols <= 32 * kept => (128, 32),
+            ..=2048 => (cols.div_ceil(8).next_multiple_of(32), cols.div_ceil(8).next_multiple_of(32)),
+            2049..=8192 => (cols.div_ceil(16).next_multiple_of(32), cols.div_ceil(16).next_multiple_of(32)),
+            _ => return Plan { block: 512, team: 512, width, steps: 0 },
+        };
+        Plan { block, team, width, steps: cols.div_ceil(team * width) }
     }
 
     fn kernel(&self, name: &'static str, source: &'static [&'static str], entry: &'static str) -> Kernel {
@@ -84,6 +86,11 @@ impl Plan {
             .with("TEAM", self.team as u32)
             .with("WIDTH", self.width as u32)
             .with("STEPS", self.steps as u32)
+    }
+
+    /// Bytes of shared memory in which the teams of a block of backward.cu add up their sums.
+    fn shared(&self, cols: usize) -> usize {
+        if self.steps > 0 && self.team < self.block { 8 * cols } else { 0 }
     }
 
     /// Blocks for so many rows, but no more than `most`.
@@ -120,7 +127,7 @@ fn weight_kernel(entry: &'static str, width: usize, bias: bool, dtype: DType) ->
         .with("OUT", dtype)
 }
 
-pub fn forward(device: &CudaDevice, op: &Norm, x: &[Tensor]) -> Result<Vec<Tensor>> {
+pub(super) fn forward(device: &CudaDevice, op: &Norm, x: &[Tensor]) -> Result<Vec<Tensor>> {
     let (shape, dtype, rows, cols) = (x[0].shape(), x[0].dtype(), rows(&x[0]), x[1].elements());
     let (y, y_buffer) = output("norm", device, shape, dtype)?;
     let (stats, stats_buffer) = output("norm", device, &Shape::from((rows, 2)), DType::F32)?;
@@ -129,7 +136,7 @@ pub fn forward(device: &CudaDevice, op: &Norm, x: &[Tensor]) -> Result<Vec<Tenso
     let residual = op.residual(x).map(Tensor::cuda).transpose()?;
     let bias = op.bias(x).map(Tensor::cuda).transpose()?;
     let inputs = [Some(&values), Some(&weight), residual.as_ref(), bias.as_ref()];
-    let plan = Plan::of(cols, width(dtype, cols, inputs.into_iter().flatten()));
+    let plan = Plan::of(cols, width(dtype, cols, inputs.into_iter().flatten()), false);
     let kernel = forward_kernel(&plan, op.kind == Kind::Rms, op.bias, op.residual, dtype);
     device.launch(
         &kernel,
@@ -149,18 +156,17 @@ pub fn forward(device: &CudaDevice, op: &Norm, x: &[Tensor]) -> Result<Vec<Tenso
     Ok([Some(y), sum.map(|(tensor, _)| tensor), Some(stats)].into_iter().flatten().collect())
 }
 
-pub fn backward(device: &CudaDevice, op: &NormBackward, x: &[Tensor]) -> Result<Vec<Tensor>> {
+pub(super) fn backward(device: &CudaDevice, op: &NormBackward, x: &[Tensor]) -> Result<Vec<Tensor>> {
     let (shape, dtype, rows, cols) = (x[0].shape(), x[0].dtype(), rows(&x[0]), x[1].elements());
     let (h, weight, stats, dy) = (x[0].cuda()?, x[1].cuda()?, x[2].cuda()?, x[3].cuda()?);
     let dsum = if op.dsum { Some(x[4].cuda()?) } else { None };
     let (dh, dh_buffer) = output("norm_backward", device, shape, dtype)?;
     let inputs = [Some(&h), Some(&weight), Some(&dy), dsum.as_ref()];
     let wide = width(dtype, cols, inputs.into_iter().flatten());
-    let plan = Plan::of(cols, wide);
+    let plan = Plan::of(cols, wide, true);
     // Rows in registers give their share of the weight's gradient along the way.
     let along = plan.steps > 0;
-    let shared = if along && plan.team == 32 { 8 * cols } else { 0 };
-    let grid = plan.grid(rows, SHARES, shared);
+    let grid = plan.grid(rows, SHARES, plan.shared(cols));
     let chunks = if along { grid.blocks[0] as usize } else { rows.div_ceil(CHUNK) };
     let partials = device.alloc("norm_backward", chunks * 2 * cols * 4)?;
     let kernel = backward_kernel(&plan, op.kind == Kind::Rms, op.dsum, op.bias, dtype);
@@ -206,31 +212,34 @@ pub fn backward(device: &CudaDevice, op: &NormBackward, x: &[Tensor]) -> Result<
     Ok([Some(dh), Some(dweight), dbias.map(|(tensor, _)| tensor)].into_iter().flatten().collect())
 }
 
-/// Every plan, with all that a kernel can do and with the least.
+/// Every plan, but of the teams of several warps only the smallest and the largest, with all that a kernel can do
+/// and with the least.
 #[cfg(all(test, feature = "cuda-sim"))]
 pub(crate) fn launched() -> Vec<Launched> {
     let mut all = Vec::new();
+    let columns = || (8..=512).step_by(8).chain((520..=1024).step_by(8)).chain([2048, 2056, 8192, 8200]);
     for dtype in [DType::F32, DType::F16, DType::BF16] {
         for width in [1, 16 / dtype.size()] {
-            let mut plans = Vec::new();
-            for cols in (width..=20_000).step_by(width) {
-                let plan = Plan::of(cols, width);
-                let longest = plans.iter_mut().find(|(other, _)| *other == plan);
-                match longest {
-                    Some((_, longest)) => *longest = cols,
-                    None => plans.push((plan, cols)),
+            for backward in [false, true] {
+                let mut plans: Vec<(Plan, usize)> = Vec::new();
+                for cols in columns() {
+                    let plan = Plan::of(cols, width, backward);
+                    match plans.iter_mut().find(|(other, _)| *other == plan) {
+                        Some((_, longest)) => *longest = cols,
+                        None => plans.push((plan, cols)),
+                    }
                 }
-            }
-            for (plan, cols) in plans {
-                let along = plan.steps > 0;
-                let shared = if along && plan.team == 32 { 8 * cols } else { 0 };
-                for (rms, rest) in [(false, true), (true, false)] {
-                    let (bias, residual, dsum) = (rest, rest, rest);
+                let ends = |team: usize| team <= 32 || plans.iter().all(|(p, _)| p.team <= 32 || p.team >= team);
+                let last = |team: usize| [256, 512].contains(&team);
+                for (plan, cols) in plans.iter().filter(|(plan, _)| ends(plan.team) || last(plan.team)) {
                     let wide = width > 1;
-                    let kernel = forward_kernel(&plan, rms, bias, residual, dtype);
-                    all.push(Launched { kernel, grid: plan.grid(1, 1, 0), tensor_cores: false, wide });
-                    let kernel = backward_kernel(&plan, rms, dsum, bias, dtype);
-                    all.push(Launched { kernel, grid: plan.grid(1, 1, shared), tensor_cores: false, wide });
+                    for (rms, rest) in [(false, true), (true, false)] {
+                        let (kernel, shared) = match backward {
+                            false => (forward_kernel(plan, rms, rest, rest, dtype), 0),
+                            true => (backward_kernel(plan, rms, rest, rest, dtype), plan.shared(*cols)),
+                        };
+                        all.push(Launched { kernel, grid: plan.grid(1, 1, shared), tensor_cores: false, wide });
+                    }
                 }
             }
             for bias in [false, true] {

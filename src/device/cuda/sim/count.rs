@@ -237,7 +237,7 @@ impl Counters {
             if warps == 0 {
                 continue;
             }
-            let mut add = |count: &mut Count| {
+            let add = |count: &mut Count| {
                 count.warps += warps;
                 count.lanes += lanes;
             };

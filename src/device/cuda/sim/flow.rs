@@ -343,9 +343,10 @@ fn assign(program: &mut Program) {
     for block in 0..graph.len() {
         alive[block].iter().for_each(|index| extend(&mut interval, index, 2 * graph.starts[block]));
         live_out(&alive, block).iter().for_each(|index| extend(&mut interval, index, 2 * graph.ends[block]));
-        for at in graph.starts[block]..graph.ends[block] {
-            read(&insts[at], slots).for_each(|index| extend(&mut interval, index, 2 * at));
-            written(&insts[at], slots).for_each(|index| extend(&mut interval, index, 2 * at + 1));
+        let (start, end) = (graph.starts[block], graph.ends[block]);
+        for (at, inst) in (start..end).zip(&insts[start..end]) {
+            read(inst, slots).for_each(|index| extend(&mut interval, index, 2 * at));
+            written(inst, slots).for_each(|index| extend(&mut interval, index, 2 * at + 1));
         }
     }
     let mut by_start: Vec<usize> = (0..count).filter(|&index| interval[index].0 != usize::MAX).collect();

@@ -30,17 +30,12 @@ impl<T: Copy> Lanes<T> {
     }
 
     #[inline(always)]
-    pub fn set(&self, lane: usize, value: T) {
-        self.0[lane].set(value);
-    }
-
-    #[inline(always)]
     pub fn all(&self) -> [T; WARP] {
         std::array::from_fn(|lane| self.0[lane].get())
     }
 
-    /// Writes the lanes of `mask`.
-    #[inline(always)]
+    /// Writes the lanes of `mask`. Every function of registers ends so; inlined into each it would be most of their code.
+    #[inline(never)]
     pub fn store(&self, mask: u32, values: &[T; WARP]) {
         if mask == FULL {
             for (cell, &value) in self.0.iter().zip(values) {
@@ -145,32 +140,65 @@ pub fn has_avx2() -> bool {
     is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma")
 }
 
+/// Takes the vectorised form of a function where the processor can run it. On x86-64 that is the one for AVX2, and the other
+/// calls the function lane by lane: it is for processors of another age, and this keeps it small.
+macro_rules! pick {
+    ($function:ty, |$($x:ident: $X:ty),*| $result:ty, $lanes:ident, $one:ident, $each:ident) => {{
+        #[cfg(target_arch = "x86_64")]
+        {
+            #[target_feature(enable = "avx2,fma")]
+            fn wide($($x: $X),*) -> $result {
+                $lanes($($x),*, $one)
+            }
+            fn narrow($($x: $X),*) -> $result {
+                $lanes($($x),*, $each)
+            }
+            let function: $function = if $crate::device::cuda::sim::lanes::has_avx2() { wide } else { narrow };
+            $crate::device::cuda::sim::program::Code::from(function)
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        {
+            fn wide($($x: $X),*) -> $result {
+                $lanes($($x),*, $one)
+            }
+            let function: $function = wide;
+            $crate::device::cuda::sim::program::Code::from(function)
+        }
+    }};
+}
+
 /// A function of one lane as [`Code`](super::program::Code) over 32.
 macro_rules! map {
     (|$($x:ident: $X:ty),+| -> $R:ty $body:block) => {{
         use $crate::device::cuda::sim::lanes::{Lane, Lanes, WARP};
         #[inline(always)]
-        fn lane($($x: $X),+) -> $R $body
+        fn one($($x: $X),+) -> $R $body
+        #[cfg(target_arch = "x86_64")]
+        #[inline(never)]
+        fn each($($x: $X),+) -> $R {
+            one($($x),+)
+        }
         #[inline(always)]
-        fn lanes(out: &Lanes<<$R as Lane>::Bits>, $($x: &Lanes<<$X as Lane>::Bits>),+, mask: u32) {
+        fn lanes(
+            out: &Lanes<<$R as Lane>::Bits>,
+            $($x: &Lanes<<$X as Lane>::Bits>,)+
+            mask: u32,
+            lane: impl Fn($($X),+) -> $R,
+        ) {
             let mut result = [<$R as Lane>::Bits::default(); WARP];
             for (i, result) in result.iter_mut().enumerate() {
                 *result = lane($(<$X as Lane>::read($x.get(i))),+).bits();
             }
             out.store(mask, &result);
         }
-        #[cfg(target_arch = "x86_64")]
-        #[target_feature(enable = "avx2,fma")]
-        fn wide(out: &Lanes<<$R as Lane>::Bits>, $($x: &Lanes<<$X as Lane>::Bits>),+, mask: u32) {
-            lanes(out, $($x),+, mask);
-        }
         type Function = unsafe fn(&Lanes<<$R as Lane>::Bits>, $(&Lanes<<$X as Lane>::Bits>),+, u32);
-        let mut function: Function = lanes;
-        #[cfg(target_arch = "x86_64")]
-        if $crate::device::cuda::sim::lanes::has_avx2() {
-            function = wide;
-        }
-        $crate::device::cuda::sim::program::Code::from(function)
+        $crate::device::cuda::sim::lanes::pick!(
+            Function,
+            |out: &Lanes<<$R as Lane>::Bits>, $($x: &Lanes<<$X as Lane>::Bits>,)+ mask: u32| (),
+            lanes,
+            one,
+            each
+        )
     }};
 }
 
@@ -179,31 +207,26 @@ macro_rules! test {
     (|$($x:ident: $X:ty),+| $body:block) => {{
         use $crate::device::cuda::sim::lanes::{Lane, Lanes, WARP};
         #[inline(always)]
-        fn lane($($x: $X),+) -> bool $body
+        fn one($($x: $X),+) -> bool $body
+        #[cfg(target_arch = "x86_64")]
+        #[inline(never)]
+        fn each($($x: $X),+) -> bool {
+            one($($x),+)
+        }
         #[inline(always)]
-        fn lanes($($x: &Lanes<<$X as Lane>::Bits>),+) -> u32 {
+        fn lanes($($x: &Lanes<<$X as Lane>::Bits>,)+ lane: impl Fn($($X),+) -> bool) -> u32 {
             let mut bits = [0u32; WARP];
             for (i, bit) in bits.iter_mut().enumerate() {
                 *bit = u32::from(lane($(<$X as Lane>::read($x.get(i))),+)) << i;
             }
             bits.iter().fold(0, |all, bit| all | bit)
         }
-        #[cfg(target_arch = "x86_64")]
-        #[target_feature(enable = "avx2,fma")]
-        fn wide($($x: &Lanes<<$X as Lane>::Bits>),+) -> u32 {
-            lanes($($x),+)
-        }
         type Function = unsafe fn($(&Lanes<<$X as Lane>::Bits>),+) -> u32;
-        let mut function: Function = lanes;
-        #[cfg(target_arch = "x86_64")]
-        if $crate::device::cuda::sim::lanes::has_avx2() {
-            function = wide;
-        }
-        $crate::device::cuda::sim::program::Code::from(function)
+        $crate::device::cuda::sim::lanes::pick!(Function, |$($x: &Lanes<<$X as Lane>::Bits>),+| u32, lanes, one, each)
     }};
 }
 
-pub(in crate::device::cuda::sim) use {map, test};
+pub(in crate::device::cuda::sim) use {map, pick, test};
 
 /// The lanes of a mask, ascending.
 #[inline(always)]

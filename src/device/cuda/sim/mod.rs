@@ -21,11 +21,14 @@ mod exec;
 mod flow;
 mod lanes;
 mod launch;
+#[allow(dead_code)]
 mod math;
 mod memory;
 mod program;
 mod ptx;
 mod report;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -120,7 +123,7 @@ impl Default for Options {
         Self {
             checks: Checks::ALL,
             threads: None,
-            budget: 1 << 34,
+            budget: 1 << 30,
             output: Arc::new(|text| print!("{text}")),
             keep_counters: false,
         }
@@ -429,5 +432,19 @@ impl Function {
     /// Threads of a block at most, if the kernel says.
     pub fn max_threads(&self) -> Option<u32> {
         self.program.max_threads
+    }
+}
+
+impl std::fmt::Debug for Function {
+    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+        let [words, longs, predicates] = self.program.registers;
+        f.debug_struct("Function")
+            .field("name", &self.program.name)
+            .field("instructions", &self.program.insts.len())
+            .field("registers", &[words, longs, predicates])
+            .field("constants", &[self.program.words.len(), self.program.longs.len()])
+            .field("static_shared", &self.program.static_shared)
+            .field("local_bytes", &self.program.local_bytes)
+            .finish()
     }
 }

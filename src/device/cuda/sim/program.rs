@@ -164,6 +164,13 @@ pub struct Access {
     pub strong: bool,
 }
 
+/// `ldmatrix` or `stmatrix`.
+#[derive(Clone, Copy, Debug)]
+pub struct Matrix {
+    pub transposed: bool,
+    pub offset: i64,
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AtomOp {
     Add,
@@ -361,21 +368,14 @@ pub enum Code {
         bytes: u8,
         dst_offset: i64,
         src_offset: i64,
-        src_space: MemSpace,
     },
     AsyncCommit,
     AsyncWait {
         pending: u32,
     },
     AsyncWaitAll,
-    LoadMatrix {
-        transposed: bool,
-        offset: i64,
-    },
-    StoreMatrix {
-        transposed: bool,
-        offset: i64,
-    },
+    LoadMatrix(Matrix),
+    StoreMatrix(Matrix),
     MoveMatrix,
     Mma(Box<Tensor>),
     /// A conversion too rare to have a function of its own.

@@ -382,12 +382,7 @@ fn copy(decoder: &mut Decoder, op: &mut Opcode, operands: &[Operand]) -> Result<
             size => decoder.source(size, Type::U32)?,
         },
     };
-    let code = Code::AsyncCopy {
-        bytes: bytes as u8,
-        dst_offset: dst.offset,
-        src_offset: src.offset,
-        src_space: MemSpace::Global,
-    };
+    let code = Code::AsyncCopy { bytes: bytes as u8, dst_offset: dst.offset, src_offset: src.offset };
     decoder.emit(code, Some(Kind::Global), &[], &[dst.base, src.base, size]);
     Ok(())
 }

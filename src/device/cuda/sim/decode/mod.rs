@@ -161,7 +161,7 @@ impl Decoder {
         params: &[Param],
     ) -> Result<MemoryUse> {
         let (mut shared, mut local) = (0u64, 0u64);
-        let mut place = |at: &mut u64, variable: &Variable| {
+        let place = |at: &mut u64, variable: &Variable| {
             let address = at.next_multiple_of(u64::from(variable.align.max(1)));
             *at = address + variable.size;
             address

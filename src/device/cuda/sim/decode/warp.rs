@@ -4,7 +4,9 @@ use super::inline::BUILTINS;
 use super::types::{Opcode, Type};
 use super::{Decoder, Result};
 use crate::device::cuda::sim::math::mma::{Accumulator, Mma, Operand as Matrix};
-use crate::device::cuda::sim::program::{Barrier, Class, Code, Kind, Reduce, Shuffle, Slot, Tensor, Vote};
+use crate::device::cuda::sim::program::{
+    Barrier, Class, Code, Kind, Matrix as Form, Reduce, Shuffle, Slot, Tensor, Vote,
+};
 use crate::device::cuda::sim::ptx::Operand;
 
 pub(super) fn decode(decoder: &mut Decoder, op: &mut Opcode, operands: &[Operand]) -> Result<bool> {
@@ -256,14 +258,13 @@ fn matrix(decoder: &mut Decoder, op: &mut Opcode, operands: &[Operand]) -> Resul
     if registers.len() != count {
         return decoder.fail("the vector has another length than the opcode says");
     }
-    let offset = address.offset;
+    let form = Form { transposed, offset: address.offset };
     if load {
-        let code = Code::LoadMatrix { transposed, offset };
-        decoder.emit(code, Some(Kind::Shared), &registers, &[address.base]);
+        decoder.emit(Code::LoadMatrix(form), Some(Kind::Shared), &registers, &[address.base]);
     } else {
         let mut sources = vec![address.base];
         sources.extend(registers);
-        decoder.emit(Code::StoreMatrix { transposed, offset }, Some(Kind::Shared), &[], &sources);
+        decoder.emit(Code::StoreMatrix(form), Some(Kind::Shared), &[], &sources);
     }
     Ok(())
 }

@@ -26,12 +26,13 @@ impl Block<'_> {
         &mut self,
         warp: &mut Warp,
         barrier: Barrier,
-        dsts: &[Slot],
-        srcs: &[Slot],
+        slots: &[Slot],
         pc: u32,
         mask: u32,
         run: u32,
     ) -> Result<Next, Fault> {
+        let reduces = matches!(barrier, Barrier::And | Barrier::Or | Barrier::Popc);
+        let (dsts, srcs) = slots.split_at(usize::from(reduces));
         if run != warp.live {
             // Blocks are laid out so that lanes that can still come here would have come first, unless this fragment
             // was let past them because they spin.
@@ -82,14 +83,17 @@ impl Block<'_> {
             }
         };
         if complete {
-            self.release(id as usize, Some(warp));
+            self.release(id as usize, Some(warp))?;
         }
         // Even the last warp to arrive gives the others their turn.
         Ok(if barrier == Barrier::Arrive { Next::Step } else { Next::Barrier })
     }
 
     /// Lets everybody go who waits at a barrier. `current` is the running warp, which is not in its place.
-    fn release(&mut self, id: usize, mut current: Option<&mut Warp>) {
+    fn release(&mut self, id: usize, mut current: Option<&mut Warp>) -> Result<(), Fault> {
+        if let Some(unwritten) = self.unwritten.take() {
+            return Err(unwritten);
+        }
         let state = std::mem::take(&mut self.barriers[id]);
         let mut members = state.warps;
         if state.expected.is_none() {
@@ -137,17 +141,19 @@ impl Block<'_> {
         if let Some(index) = index_of {
             self.registers.select(index);
         }
+        Ok(())
     }
 
     /// After a warp has exited: barriers may be complete without it.
-    pub fn exited(&mut self) {
+    pub fn exited(&mut self) -> Result<(), Fault> {
         let live: u32 = self.warps.iter().map(|warp| warp.live.count_ones()).sum();
         for id in 0..self.barriers.len() {
             let state = &self.barriers[id];
             if !state.warps.is_empty() && state.expected.is_none() && state.arrived >= live && live > 0 {
-                self.release(id, None);
+                self.release(id, None)?;
             }
         }
+        Ok(())
     }
 
     #[cold]

@@ -5,7 +5,7 @@ use super::warp::{Next, Warp, bits};
 use super::{Block, Fault};
 use crate::device::cuda::sim::lanes::{FULL, WARP, lanes_of};
 use crate::device::cuda::sim::math::mma::{self, Mma, Register};
-use crate::device::cuda::sim::program::{Class, Reduce, Shuffle, Slot, Vote};
+use crate::device::cuda::sim::program::{Class, Matrix, Reduce, Shuffle, Slot, Vote};
 use crate::device::cuda::sim::report::ReportKind;
 
 impl Block<'_> {
@@ -348,8 +348,7 @@ impl Block<'_> {
     pub fn load_matrix(
         &mut self,
         warp: &Warp,
-        transposed: bool,
-        offset: i64,
+        form: Matrix,
         dsts: &[Slot],
         srcs: &[Slot],
         pc: u32,
@@ -359,7 +358,7 @@ impl Block<'_> {
             return Ok(wait);
         }
         let what = "a row of ldmatrix";
-        let addresses = self.check_rows(warp, srcs[0], offset, dsts.len(), what, pc)?;
+        let addresses = self.check_rows(warp, srcs[0], form.offset, dsts.len(), what, pc)?;
         let checks = self.launch.checks;
         let mut by = accessor(warp, checks, pc);
         for (matrix, &dst) in dsts.iter().enumerate() {
@@ -371,13 +370,13 @@ impl Block<'_> {
                 if checks.shared()
                     && let Err(wrong) = self.shared.read(at, 16, &by)
                 {
-                    return Err(self.wrong_shared(&wrong, what, at as u64, 16, by.thread, pc));
+                    self.wrong_read(&wrong, what, at as u64, 16, by.thread, pc)?;
                 }
                 bytes.copy_from_slice(&self.shared.bytes[at..at + 16]);
             }
             self.tally.shared_rows(&addresses[8 * matrix..8 * matrix + 8]);
             let values =
-                if transposed { mma::load_matrix_transposed(&rows) } else { mma::load_matrix(&rows) };
+                if form.transposed { mma::load_matrix_transposed(&rows) } else { mma::load_matrix(&rows) };
             self.registers.word(dst).store(run, &values);
         }
         Ok(Next::Step)
@@ -386,8 +385,7 @@ impl Block<'_> {
     pub fn store_matrix(
         &mut self,
         warp: &Warp,
-        transposed: bool,
-        offset: i64,
+        form: Matrix,
         srcs: &[Slot],
         pc: u32,
         run: u32,
@@ -396,12 +394,12 @@ impl Block<'_> {
             return Ok(wait);
         }
         let what = "a row of stmatrix";
-        let addresses = self.check_rows(warp, srcs[0], offset, srcs.len() - 1, what, pc)?;
+        let addresses = self.check_rows(warp, srcs[0], form.offset, srcs.len() - 1, what, pc)?;
         let checks = self.launch.checks;
         let mut by = accessor(warp, checks, pc);
         for (matrix, &src) in srcs[1..].iter().enumerate() {
             let values = self.registers.word(src).all();
-            let rows = mma::store_matrix(&if transposed { mma::transpose(&values) } else { values });
+            let rows = mma::store_matrix(&if form.transposed { mma::transpose(&values) } else { values });
             for (row, bytes) in rows.iter().enumerate() {
                 let lane = 8 * matrix + row;
                 let at = addresses[lane] as usize;

@@ -177,11 +177,14 @@ impl Block<'_> {
                 next.base - address,
                 next.size
             ),
-            (Some((allocation, offset)), _) => format!(
-                "{what} of {bytes} bytes at offset {offset} of an allocation of {} bytes: {} bytes past its end",
-                allocation.size,
-                offset - allocation.size
-            ),
+            (Some((allocation, offset)), _) => {
+                let size = allocation.size;
+                let past = match offset - size {
+                    0 => "just past its end".to_owned(),
+                    past => format!("{past} bytes past its end"),
+                };
+                format!("{what} of {bytes} bytes at offset {offset} of an allocation of {size} bytes, {past}")
+            }
             _ => format!("{what} of {bytes} bytes at {address:#x}, where there is no allocation"),
         };
         self.report(ReportKind::OutOfBounds, pc, Some(thread), message)
@@ -240,7 +243,7 @@ impl Block<'_> {
         let Some(mark) = self.mark(thread, pc) else { return Ok(()) };
         let shift = self.launch.program.global_shift;
         let first = (offset >> shift) as usize;
-        let last = (offset + bytes - 1 >> shift) as usize;
+        let last = ((offset + bytes - 1) >> shift) as usize;
         for touched in &allocation.touched(shift)[first..=last] {
             let write = Mark(touched.write.load(Relaxed));
             if write.same_launch(mark) && !write.same_block(mark) {
@@ -268,7 +271,7 @@ impl Block<'_> {
         let Some(mark) = self.mark(thread, pc) else { return Ok(()) };
         let shift = self.launch.program.global_shift;
         let first = (offset >> shift) as usize;
-        let last = (offset + bytes - 1 >> shift) as usize;
+        let last = ((offset + bytes - 1) >> shift) as usize;
         for touched in &allocation.touched(shift)[first..=last] {
             let write = Mark(touched.write.load(Relaxed));
             if write.same_launch(mark) && !write.same_block(mark) {

@@ -122,7 +122,7 @@ impl Block<'_> {
             MemSpace::Global => self.load_global(warp, access, dsts, &addresses, pc, run),
             MemSpace::Shared => self.load_shared(warp, access, dsts, &addresses, pc, run),
             MemSpace::Generic => self.load_generic(warp, access, dsts, &addresses, pc, run),
-            space => self.load_small(warp, space, access, dsts, &addresses, pc, run),
+            _ => self.load_small(warp, access, dsts, &addresses, pc, run),
         }
     }
 
@@ -140,7 +140,7 @@ impl Block<'_> {
             match space {
                 MemSpace::Global => self.load_global(warp, access, dsts, &addresses, pc, mask)?,
                 MemSpace::Shared => self.load_shared(warp, access, dsts, &addresses, pc, mask)?,
-                space => self.load_small(warp, space, access, dsts, &addresses, pc, mask)?,
+                _ => self.load_small(warp, &Access { space, ..*access }, dsts, &addresses, pc, mask)?,
             }
         }
         Ok(())
@@ -262,6 +262,25 @@ impl Block<'_> {
         Err(self.report(ReportKind::OutOfBounds, pc, Some(warp.thread(lane)), message))
     }
 
+    /// Reports a faulty read; one of unwritten memory not before it is sure that it is no race.
+    #[cold]
+    pub fn wrong_read(
+        &mut self,
+        wrong: &Wrong,
+        what: &str,
+        at: u64,
+        bytes: u64,
+        thread: u32,
+        pc: u32,
+    ) -> Result<(), Fault> {
+        let fault = self.wrong_shared(wrong, what, at, bytes, thread, pc);
+        if *wrong != Wrong::Unwritten {
+            return Err(fault);
+        }
+        self.unwritten.get_or_insert(fault);
+        Ok(())
+    }
+
     /// Makes a report of what the shadow of shared memory found.
     #[cold]
     pub fn wrong_shared(
@@ -327,14 +346,7 @@ impl Block<'_> {
                     self.shared.read(at, total, &by)
                 };
                 if let Err(wrong) = checked {
-                    return Err(self.wrong_shared(
-                        &wrong,
-                        "a load",
-                        addresses[lane],
-                        total as u64,
-                        by.thread,
-                        pc,
-                    ));
+                    self.wrong_read(&wrong, "a load", addresses[lane], total as u64, by.thread, pc)?;
                 }
             }
         }
@@ -398,7 +410,6 @@ impl Block<'_> {
     fn load_small(
         &mut self,
         warp: &Warp,
-        space: MemSpace,
         access: &Access,
         dsts: &[Slot],
         addresses: &Addresses,
@@ -413,7 +424,7 @@ impl Block<'_> {
         for lane in lanes_of(run) {
             let thread = warp.thread(lane);
             let at = addresses[lane];
-            let (memory, range, name) = match space {
+            let (memory, range, name) = match access.space {
                 MemSpace::Local => (&self.local.bytes[..], self.local.range(thread, at, total), "local"),
                 MemSpace::Const => {
                     (self.launch.constants, within(self.launch.constants, at, total), "constant")
@@ -427,7 +438,7 @@ impl Block<'_> {
                 let message = format!("a load of {total} bytes at {at:#x} of {name} memory, past its end");
                 return Err(self.report(ReportKind::OutOfBounds, pc, Some(thread), message));
             };
-            if space == MemSpace::Local
+            if access.space == MemSpace::Local
                 && self.launch.checks.uninitialised
                 && !self.local.written[range.clone()].iter().all(|&written| written)
             {

@@ -85,6 +85,9 @@ pub struct Block<'a> {
     local: memory::Local,
     warps: Vec<Warp>,
     barriers: [barrier::State; 16],
+    /// A read of shared memory that nobody had written. It is reported at the next barrier, because until then somebody
+    /// may write there, and then it is a race.
+    unwritten: Option<Fault>,
     /// Warp instructions left.
     budget: u64,
     /// The allocation that the last access hit.
@@ -104,8 +107,9 @@ impl<'a> Block<'a> {
             registers: Registers::new(program, launch.params, warps),
             shared: Shared::new(launch.shared_bytes() as usize, program.shared_granule),
             local: memory::Local::new(program.local_bytes, warps),
-            warps: Vec::new(),
+            warps: (0..warps as u32).map(|warp| Warp::new(warp, launch)).collect(),
             barriers: Default::default(),
+            unwritten: None,
             budget: 0,
             hint: 0,
             tally: Tally::new(program.insts.len()),
@@ -115,15 +119,24 @@ impl<'a> Block<'a> {
 
     /// Runs the block with this index to its end.
     pub fn run(&mut self, index: u64) -> Result<(), Fault> {
+        let result = self.run_warps(index);
+        match (result, self.unwritten.take()) {
+            (Err(fault), Some(unwritten)) => {
+                Err(if fault.kind == ReportKind::SharedRace { fault } else { unwritten })
+            }
+            (Ok(()), Some(unwritten)) => Err(unwritten),
+            (result, None) => result,
+        }
+    }
+
+    fn run_warps(&mut self, index: u64) -> Result<(), Fault> {
         self.index = index;
         self.coordinates = self.launch.block_at(index);
         self.budget = self.launch.budget;
         self.barriers = Default::default();
         self.shared.clear();
         self.local.clear();
-        let threads = self.launch.threads();
-        let count = threads.div_ceil(32);
-        self.warps = (0..count).map(|warp| Warp::new(warp, count, (threads - 32 * warp).min(32))).collect();
+        self.warps.iter_mut().for_each(Warp::restart);
         loop {
             let mut progress = false;
             for index in 0..self.warps.len() {
@@ -137,7 +150,7 @@ impl<'a> Block<'a> {
                 self.warps[index] = warp;
                 match stop? {
                     Stop::Yield | Stop::Barrier => {}
-                    Stop::Done => self.exited(),
+                    Stop::Done => self.exited()?,
                 }
             }
             if self.warps.iter().all(|warp| warp.live == 0) {

@@ -151,7 +151,7 @@ impl Shared {
 
     #[inline(always)]
     fn granules(&self, at: usize, bytes: usize) -> std::ops::Range<usize> {
-        at >> self.shift..(at + bytes - 1 >> self.shift) + 1
+        at >> self.shift..((at + bytes - 1) >> self.shift) + 1
     }
 
     /// Checks a read and takes note of it.
@@ -160,10 +160,10 @@ impl Shared {
         let range = self.granules(at, bytes);
         let bound = by.clock.bound;
         let mine = Entry::new(by.clock.now, by.thread, by.pc);
-        let writes = &self.writes[range.clone()];
-        for &write in writes {
+        let mut wrong = Ok(());
+        for &write in &self.writes[range.clone()] {
             if write.0.wrapping_sub(1) >= bound.wrapping_sub(1) {
-                check_written(write, by, false)?;
+                wrong = wrong.and(check_written(write, by, false));
             }
         }
         if by.races {
@@ -175,7 +175,7 @@ impl Shared {
                 }
             }
         }
-        Ok(())
+        wrong
     }
 
     /// Checks a write of these bytes and takes note of it. Writing the value that is there already is no race.

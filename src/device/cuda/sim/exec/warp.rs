@@ -5,13 +5,15 @@
 //! (`shfl.sync` and the like) stands still until they arrive; one that spins gives way to the others now and then.
 
 use super::shared::Clock;
-use super::{Block, Fault};
+use super::{Block, Fault, Launch};
 use crate::device::cuda::sim::lanes::{FULL, WARP};
 use crate::device::cuda::sim::program::{Code, Inst, PredOp, Slot, Special};
 use crate::device::cuda::sim::report::ReportKind;
 
-/// Warp instructions after which another fragment or warp gets its turn.
+/// Warp instructions after which another warp gets its turn.
 const SLICE: u32 = 1 << 16;
+/// Warp instructions after which another fragment does: fewer, so that it comes to that within a slice.
+const PATIENCE: u32 = 1 << 12;
 
 /// Lanes at the same place.
 #[derive(Clone, Copy, Debug)]
@@ -37,10 +39,14 @@ pub struct Warp {
     pub copies: Vec<super::memory::Copy>,
     /// Copy groups that each lane has committed.
     pub groups: [u32; WARP],
+    /// `%tid` by axis.
+    coordinates: [[u64; WARP]; 3],
 }
 
 impl Warp {
-    pub fn new(index: u32, warps: u32, lanes: u32) -> Self {
+    pub fn new(index: u32, launch: &Launch) -> Self {
+        let threads = launch.threads();
+        let (warps, lanes) = (threads.div_ceil(32), (threads - 32 * index).min(32));
         let mask = if lanes == 32 { FULL } else { (1 << lanes) - 1 };
         Self {
             index: index as usize,
@@ -51,7 +57,21 @@ impl Warp {
             clock: Clock::new(index as usize, warps as usize),
             copies: Vec::new(),
             groups: [0; WARP],
+            coordinates: [0, 1, 2].map(|axis| {
+                std::array::from_fn(|lane| launch.thread_at(32 * index + lane as u32)[axis].into())
+            }),
         }
+    }
+
+    /// As new, for the next block.
+    pub fn restart(&mut self) {
+        self.live = self.born;
+        self.fragments.clear();
+        self.fragments.push(Fragment { pc: 0, mask: self.born, waits: false });
+        self.barrier = None;
+        self.clock = Clock::new(self.index, self.clock.heard.len());
+        self.copies.clear();
+        self.groups = [0; WARP];
     }
 
     pub fn runnable(&self) -> bool {
@@ -89,15 +109,15 @@ impl Block<'_> {
     pub fn run_warp(&mut self, warp: &mut Warp) -> Result<Stop, Fault> {
         let program = self.launch.program;
         let mut slice = SLICE;
-        let mut patience = SLICE;
+        let mut patience = PATIENCE;
         'fragments: loop {
             let Some(chosen) = self.choose(warp, patience == 0)? else { return Ok(Stop::Done) };
             if patience == 0 {
-                patience = SLICE;
+                patience = PATIENCE;
             }
             let Fragment { mut pc, mut mask, .. } = warp.fragments.swap_remove(chosen);
             // The nearest place ahead where another fragment is.
-            let mut meet =
+            let meet =
                 warp.fragments.iter().map(|other| other.pc).filter(|&at| at > pc).min().unwrap_or(u32::MAX);
             loop {
                 if pc == meet || slice == 0 || patience == 0 {
@@ -347,12 +367,8 @@ impl Block<'_> {
         let (dsts, srcs) = slots.split_at(inst.dsts.into());
         match &inst.code {
             Code::Mma(tensor) => return self.mma(warp, &tensor.mma, dsts, srcs, pc, run),
-            Code::LoadMatrix { transposed, offset } => {
-                return self.load_matrix(warp, *transposed, *offset, dsts, srcs, pc, run);
-            }
-            Code::StoreMatrix { transposed, offset } => {
-                return self.store_matrix(warp, *transposed, *offset, srcs, pc, run);
-            }
+            Code::LoadMatrix(form) => return self.load_matrix(warp, *form, dsts, srcs, pc, run),
+            Code::StoreMatrix(form) => return self.store_matrix(warp, *form, srcs, pc, run),
             Code::MoveMatrix => return self.move_matrix(warp, dsts, srcs, pc, run),
             Code::Shuffle(mode) => return self.shuffle(warp, *mode, dsts, srcs, pc, run),
             Code::Vote(mode) => return self.vote(warp, *mode, dsts, srcs, pc, run),
@@ -363,7 +379,7 @@ impl Block<'_> {
             Code::Redux(reduce) => return self.redux(warp, *reduce, dsts, srcs, pc, run),
             Code::Elect => return self.elect(warp, dsts, srcs, pc, run),
             Code::WarpSync => return self.warp_sync(warp, srcs, pc, run),
-            Code::Barrier(barrier) => return self.barrier(warp, *barrier, dsts, srcs, pc, mask, run),
+            Code::Barrier(barrier) => return self.barrier(warp, *barrier, slots, pc, mask, run),
             Code::Special(special) => {
                 let values = self.special(warp, *special);
                 self.registers.set_values(dsts[0], run, &values);
@@ -487,9 +503,7 @@ impl Block<'_> {
         let same = |value: u64| [value; WARP];
         let each = |f: &dyn Fn(u32) -> u64| std::array::from_fn(|lane| f(lane as u32));
         match special {
-            Special::Tid(axis) => {
-                each(&|lane| launch.thread_at(warp.thread(lane as usize))[usize::from(axis)].into())
-            }
+            Special::Tid(axis) => warp.coordinates[usize::from(axis)],
             Special::Ntid(axis) => same(launch.block[usize::from(axis)].into()),
             Special::Ctaid(axis) => same(self.coordinates[usize::from(axis)].into()),
             Special::Nctaid(axis) => same(launch.grid[usize::from(axis)].into()),

@@ -67,12 +67,12 @@ impl Type {
 
     fn float(self, bits: u64) -> f64 {
         match self {
-            Type::F16 => F16::widen(bits as u16).into(),
-            Type::Bf16 => Bf16::widen(bits as u16).into(),
+            Type::F16 => f32_to_f64(canonical(F16::widen(bits as u16))),
+            Type::Bf16 => f32_to_f64(canonical(Bf16::widen(bits as u16))),
             Type::F32 | Type::Tf32 => f32_to_f64(f32::from_bits(bits as u32)),
             Type::F64 => quiet(f64::from_bits(bits)),
-            Type::E4m3 => widen_e4m3(bits as u8).into(),
-            Type::E5m2 => widen_e5m2(bits as u8).into(),
+            Type::E4m3 => f32_to_f64(canonical(widen_e4m3(bits as u8))),
+            Type::E5m2 => f32_to_f64(canonical(widen_e5m2(bits as u8))),
             _ => unreachable!("{self:?} is no float"),
         }
     }
@@ -144,16 +144,28 @@ fn round_to_integral_f64(x: f64, round: Round) -> f64 {
     }
 }
 
+/// The lower 32 bits of an integer of magnitude up to 2^32, by the constant of [`approx::ex2`](super::approx::ex2)
+/// for f64. Rust's conversions do not become vector code.
+#[inline(always)]
+fn integer_bits(x: f32) -> u32 {
+    (x as f64 + 6755399441055744.0).to_bits() as u32
+}
+
 /// `cvt.rni.s32.f32` and so on: clamped to the range, NaN to 0
 #[inline(always)]
 pub fn f32_to_s32(x: f32, round: Round) -> i32 {
-    round_to_integral(x, round) as i32
+    let x = round_to_integral(x, round);
+    let inside = if x >= -2147483648.0 { integer_bits(x) as i32 } else { i32::MIN };
+    let clamped = if x >= 2147483648.0 { i32::MAX } else { inside };
+    if x.is_nan() { 0 } else { clamped }
 }
 
 /// `cvt.rni.u32.f32` and so on: clamped to the range, NaN to 0
 #[inline(always)]
 pub fn f32_to_u32(x: f32, round: Round) -> u32 {
-    round_to_integral(x, round) as u32
+    let x = round_to_integral(x, round);
+    let inside = if x > 0.0 { integer_bits(x) } else { 0 };
+    if x >= 4294967296.0 { u32::MAX } else { inside }
 }
 
 /// `cvt.rn.f32.s32` and so on
@@ -181,7 +193,8 @@ fn integer(bits: u64, from: Type) -> i128 {
 /// it goes to a wider register, the caller extends its sign if `to` is a signed integer (section 9.4.1).
 ///
 /// From float to integer NaN becomes 0, unless the source is f64 or the target has 64 bits: then the top bit
-/// alone of the target is set.
+/// alone of the target is set. To f64 NaN keeps sign and payload from f32 and f64, and is the f32 NaN's value
+/// from smaller types; all other NaN results are those of the target's arithmetic.
 pub fn cvt(bits: u64, from: Type, to: Type, m: Cvt) -> u64 {
     let mask = u64::MAX >> (64 - to.bits());
     match (from.range(), to.range(), to.format()) {
@@ -223,11 +236,11 @@ fn float_to_float(mut x: f64, from: Type, to: Type, format: Format, m: Cvt) -> u
     if m.relu && x <= 0.0 {
         x = 0.0;
     }
-    if x.is_nan() {
+    if x.is_nan() && !m.away {
         return if to == Type::F64 { x.to_bits() } else { format.nan() };
     }
     let rounded = if m.away { tf32_rna(x as f32).to_bits().into() } else { exact::round(x, format, m.round) };
-    if m.satfinite && format.overflowed(rounded) {
+    if m.satfinite && !x.is_nan() && format.overflowed(rounded) {
         return format.largest(x < 0.0);
     }
     if m.ftz && to == Type::F32 { flush(f32::from_bits(rounded as u32)).to_bits().into() } else { rounded }

@@ -38,7 +38,7 @@ impl Format {
 
     pub const F64: Format = Format::ieee(11, 52, super::float::NAN_F64);
     pub const F32: Format = Format::ieee(8, 23, super::float::NAN_F32 as u64);
-    pub const TF32: Format = Format { shift: 13, ..Format::ieee(8, 10, super::float::NAN_F32 as u64) };
+    pub const TF32: Format = Format { shift: 13, ..Format::ieee(8, 10, 0x7fff_e000) };
     pub const F16: Format = Format::ieee(5, 10, super::half::NAN as u64);
     pub const BF16: Format = Format::ieee(8, 7, super::half::NAN as u64);
     pub const E5M2: Format = Format::ieee(5, 2, 0x7f);

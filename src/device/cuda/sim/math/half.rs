@@ -178,16 +178,19 @@ pub fn fma<H: Half>(a: u16, b: u16, c: u16, m: Modifiers) -> u16 {
     result::<H>(H::fma(operand::<H>(a, m), operand::<H>(b, m), operand::<H>(c, m)), m)
 }
 
-/// `abs`
+/// `abs`. Unlike that of f32 it makes any NaN canonical, as `neg` does. (The ISA leaves NaN open; this and
+/// [`abs_x2`] are what ptxas 13.0 folds them to.)
 #[inline(always)]
 pub fn abs<H: Half>(x: u16, ftz: bool) -> u16 {
-    (if ftz { flush::<H>(x) } else { x }) & 0x7fff
+    let x = if ftz { flush::<H>(x) } else { x } & 0x7fff;
+    if x > H::INFINITY { NAN } else { x }
 }
 
 /// `neg`
 #[inline(always)]
 pub fn neg<H: Half>(x: u16, ftz: bool) -> u16 {
-    (if ftz { flush::<H>(x) } else { x }) ^ 0x8000
+    let x = if ftz { flush::<H>(x) } else { x };
+    if x & 0x7fff > H::INFINITY { NAN } else { x ^ 0x8000 }
 }
 
 /// The modifiers of `min` and `max`.
@@ -265,9 +268,21 @@ packed! {
     fma_x2: fma(a, b, c; m: Modifiers),
     min_x2: min(a, b; m: Extreme),
     max_x2: max(a, b; m: Extreme),
-    abs_x2: abs(x; ftz: bool),
-    neg_x2: neg(x; ftz: bool),
     ex2_x2: ex2(x; ftz: bool),
+}
+
+/// `abs` of two halves; it clears signs, of NaN too
+#[inline(always)]
+pub fn abs_x2<H: Half>(x: u32, ftz: bool) -> u32 {
+    let x = if ftz { pack(unpack(x).map(flush::<H>)) } else { x };
+    x & 0x7fff_7fff
+}
+
+/// `neg` of two halves; it turns signs, of NaN too
+#[inline(always)]
+pub fn neg_x2<H: Half>(x: u32, ftz: bool) -> u32 {
+    let x = if ftz { pack(unpack(x).map(flush::<H>)) } else { x };
+    x ^ 0x8000_8000
 }
 
 /// `tanh` on both halves of a register
@@ -276,14 +291,16 @@ pub fn tanh_x2<H: Half>(x: u32) -> u32 {
     pack(unpack(x).map(tanh::<H>))
 }
 
-/// `cvt.rna.tf32.f32`: to 10 stored bits, ties away from zero. The lower 13 bits of the result are 0.
+/// `cvt.rna.tf32.f32`: to 10 stored bits, ties away from zero. The lower 13 bits of the result are 0; NaN keeps
+/// its upper bits and is made quiet.
 #[inline(always)]
 pub fn tf32_rna(x: f32) -> f32 {
-    let rounded = x.to_bits().wrapping_add(0x1000) & !0x1fff;
-    if x.is_nan() { float::canonical(x) } else { f32::from_bits(rounded) }
+    let bits = x.to_bits();
+    let rounded = if x.is_nan() { bits | 1 << 22 } else { bits.wrapping_add(0x1000) };
+    f32::from_bits(rounded & !0x1fff)
 }
 
-/// `cvt.rn.tf32.f32` and `cvt.rz.tf32.f32`
+/// `cvt.rn.tf32.f32` and `cvt.rz.tf32.f32`; NaN is 0x7fffe000
 #[inline(always)]
 pub fn tf32(x: f32, round: Round) -> f32 {
     f32::from_bits(exact::round(x.into(), Format::TF32, round) as u32)

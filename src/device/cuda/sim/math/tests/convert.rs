@@ -249,9 +249,9 @@ fn between_floats() {
             let nan = match (from, to) {
                 // Sign and payload stay, made quiet.
                 (Type::F64, Type::F64) => 0x7ff8_0000_0000_0001,
-                (_, Type::F64) => {
-                    (infinity + 1) << (52 - format(from).fraction) & (u64::MAX >> 12) | 0x7ff8_0000_0000_0000
-                }
+                (Type::F32, Type::F64) => 0x7ff8_0000_2000_0000,
+                // 0x7fffffff in f64.
+                (_, Type::F64) => 0x7fff_ffff_e000_0000,
                 (_, Type::F32) => 0x7fff_ffff,
                 _ => 0x7fff,
             };
@@ -312,6 +312,7 @@ fn modifiers() {
     let away = Cvt { away: true, ..m };
     assert_eq!(cvt(0xbf80_1000, Type::F32, Type::Tf32, away), 0xbf80_2000);
     assert_eq!(cvt(0xbf80_1000, Type::F32, Type::Tf32, m), 0xbf80_0000);
+    assert_eq!(cvt(0xffc0_3456, Type::F32, Type::Tf32, away), 0xffc0_2000);
     let away_finite = Cvt { satfinite: true, ..away };
     assert_eq!(cvt(0x7f7f_ffff, Type::F32, Type::Tf32, away), 0x7f80_0000);
     assert_eq!(cvt(0x7f7f_ffff, Type::F32, Type::Tf32, away_finite), 0x7f7f_e000);

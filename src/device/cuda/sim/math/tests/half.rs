@@ -173,6 +173,8 @@ fn specials<F: Format>() {
     assert_eq!(fma::<F>(NAN, one, one, relu), NAN);
     // Signs only.
     assert_eq!((abs::<F>(one | 0x8000, false), neg::<F>(0, false)), (one, 0x8000));
+    assert_eq!((abs::<F>(0xffff, false), neg::<F>(infinity + 1, true)), (NAN, NAN));
+    assert_eq!((abs::<F>(infinity | 0x8000, true), neg::<F>(infinity, false)), (infinity, infinity | 0x8000));
     // min and max (sections 9.7.4.7 and 9.7.4.8)
     let plain = Extreme::default();
     let with_nan = Extreme { nan: true, ..plain };
@@ -223,6 +225,10 @@ fn packed_forms() {
     assert_eq!(min_x2::<F16>(a, b, Extreme::default()), b);
     assert_eq!(max_x2::<F16>(a, b, Extreme::default()), a);
     assert_eq!((neg_x2::<F16>(a, false), abs_x2::<F16>(b, false)), (0xbc00_c000, 0x3800_3c00));
+    assert_eq!(
+        (neg_x2::<F16>(0x7e00_8001, true), abs_x2::<F16>(0xfe00_8001, true)),
+        (0xfe00_0000, 0x7e00_0000)
+    );
     assert_eq!(ex2_x2::<F16>(a, false), 0x4000_4400);
     assert_eq!(tanh_x2::<F16>(0x7c00_fc00), 0x3c00_bc00);
     // bf16: (1, 2) + (1, 1)
@@ -270,7 +276,7 @@ fn tf32_rounding() {
     assert_eq!(results(0x3f80_3000), [0x3f80_4000, 0x3f80_2000, 0x3f80_2000, 0x3f80_4000]);
     assert_eq!(results(0xbf80_1001), [0xbf80_2000, 0xbf80_0000, 0xbf80_2000, 0xbf80_0000]);
     assert_eq!(results(0x7f7f_ffff), [0x7f80_0000, 0x7f7f_e000, 0x7f7f_e000, 0x7f80_0000]);
-    assert_eq!(results(0xffc0_0000), [0x7fff_ffff; 4]);
+    assert_eq!(results(0xffc0_0000), [0x7fff_e000; 4]);
     let away = |bits: u32| tf32_rna(f32::from_bits(bits)).to_bits();
     assert_eq!(away(0x3f80_1000), 0x3f80_2000);
     assert_eq!(away(0x3f80_0fff), 0x3f80_0000);
@@ -278,7 +284,7 @@ fn tf32_rounding() {
     assert_eq!(away(0x0000_1000), 0x0000_2000);
     assert_eq!(away(0x7f7f_ffff), 0x7f80_0000);
     assert_eq!(away(0xff80_0000), 0xff80_0000);
-    assert_eq!(away(0x7f80_0001), 0x7fff_ffff);
+    assert_eq!([0x7f80_0001, 0xffc0_3456, 0x7fff_ffff].map(away), [0x7fc0_0000, 0xffc0_2000, 0x7fff_e000]);
     assert_eq!(truncate_tf32(0x3f80_3fff).to_bits(), 0x3f80_2000);
     let mut random = Random(5);
     for _ in 0..100_000 {
