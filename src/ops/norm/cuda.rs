@@ -2,13 +2,11 @@ use bytemuck::{Pod, Zeroable};
 
 use super::{Kind, Norm, NormBackward, rows};
 use crate::device::cuda::{Binding, CudaDevice, Grid, Kernel, cuda_source};
-use crate::ops::launch::cuda::{output, width};
+use crate::ops::launch::cuda::{REDUCE, ROWS, RowPlan, output, width};
 use crate::{DType, Result, Shape, Tensor};
 
-const REDUCE: &str = cuda_source!("common/reduce.cuh");
-const COMMON: &str = cuda_source!("norm/common.cuh");
-const FORWARD: &[&str] = &[REDUCE, COMMON, cuda_source!("norm/forward.cu")];
-const BACKWARD: &[&str] = &[REDUCE, COMMON, cuda_source!("norm/backward.cu")];
+const FORWARD: &[&str] = &[REDUCE, ROWS, cuda_source!("norm/forward.cu")];
+const BACKWARD: &[&str] = &[REDUCE, ROWS, cuda_source!("norm/backward.cu")];
 const BACKWARD_WEIGHT: &[&str] = &[cuda_source!("norm/backward_weight.cu")];
 
 /// Threads a block of backward_weight.cu.
@@ -44,59 +42,6 @@ struct BackwardWeight {
     chunks: u32,
 }
 
-/// How a row is divided over threads, see kernels/norm/common.cuh.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Plan {
-    /// Threads a block.
-    block: usize,
-    /// Threads a row.
-    team: usize,
-    /// Elements a load.
-    width: usize,
-    /// Loads that a thread keeps in registers; 0 if it keeps none.
-    steps: usize,
-}
-
-impl Plan {
-    /// A warp a row while its share fits in 32 registers, then a block, then a block that reads the row again
-    /// in each pass.
-    fn of(cols: usize, width: usize) -> Plan {
-        let lines = cols.div_ceil(width);
-        // The most elements that a thread keeps in f32; scalar loads cost an address each.
-        let kept = if width > 1 { 32 / width } else { 8 };
-        let teams: &[(usize, usize)] =
-            if width > 1 { &[(128, 32), (256, 256), (512, 512), (1024, 1024)] } else { &[(128, 32), (256, 256)] };
-        for &(block, team) in teams {
-            let most = match (team, width) {
-                (32, _) => kept,
-                (1024, _) => 8_usize.div_ceil(width),
-                (_, 1) => 16,
-                _ => kept / 2,
-            };
-            let steps = lines.div_ceil(team);
-            if (1..=most).contains(&steps) {
-                return Plan { block, team, width, steps };
-            }
-        }
-        let &(block, team) = teams.last().expect("there are teams");
-        Plan { block, team, width, steps: 0 }
-    }
-
-    fn kernel(&self, name: &'static str, source: &'static [&'static str], entry: &'static str) -> Kernel {
-        Kernel::builtin(name, source, entry)
-            .with("BLOCK", self.block as u32)
-            .with("TEAM", self.team as u32)
-            .with("WIDTH", self.width as u32)
-            .with("STEPS", self.steps as u32)
-    }
-
-    /// Blocks for so many rows, but no more than `most`.
-    fn grid(&self, rows: usize, most: usize, shared: usize) -> Grid {
-        let blocks = rows.div_ceil(self.block / self.team).min(most);
-        Grid { blocks: [blocks as u32, 1, 1], threads: self.block as u32, shared: shared as u32 }
-    }
-}
-
 pub fn forward(device: &CudaDevice, op: &Norm, x: &[Tensor]) -> Result<Vec<Tensor>> {
     let (shape, dtype, rows, cols) = (x[0].shape(), x[0].dtype(), rows(&x[0]), x[1].elements());
     let (y, y_buffer) = output("norm", device, shape, dtype)?;
@@ -106,9 +51,9 @@ pub fn forward(device: &CudaDevice, op: &Norm, x: &[Tensor]) -> Result<Vec<Tenso
     let residual = op.residual(x).map(Tensor::cuda).transpose()?;
     let bias = op.bias(x).map(Tensor::cuda).transpose()?;
     let inputs = [Some(&values), Some(&weight), residual.as_ref(), bias.as_ref()];
-    let plan = Plan::of(cols, width(dtype, cols, inputs.into_iter().flatten()));
+    let plan = RowPlan::of(cols, width(dtype, cols, inputs.into_iter().flatten()));
     let kernel = plan
-        .kernel("norm", FORWARD, "forward")
+        .specialise(Kernel::builtin("norm", FORWARD, "forward"))
         .with("RMS", op.kind == Kind::Rms)
         .with("HAS_BIAS", op.bias)
         .with("RESIDUAL", op.residual)
@@ -126,7 +71,7 @@ pub fn forward(device: &CudaDevice, op: &Norm, x: &[Tensor]) -> Result<Vec<Tenso
         ],
         &Forward { rows: rows as u32, cols: cols as u32, eps: op.eps as f32, pad: 0 },
         // As many as a device holds at once: each then reads weight and bias once.
-        plan.grid(rows, (2048 / plan.block) * device.multiprocessors() as usize, 0),
+        plan.grid(rows, (2048 / plan.block) * device.multiprocessors() as usize),
     )?;
     Ok([Some(y), sum.map(|(tensor, _)| tensor), Some(stats)].into_iter().flatten().collect())
 }
@@ -138,15 +83,15 @@ pub fn backward(device: &CudaDevice, op: &NormBackward, x: &[Tensor]) -> Result<
     let (dh, dh_buffer) = output("norm_backward", device, shape, dtype)?;
     let inputs = [Some(&h), Some(&weight), Some(&dy), dsum.as_ref()];
     let wide = width(dtype, cols, inputs.into_iter().flatten());
-    let plan = Plan::of(cols, wide);
+    let plan = RowPlan::of(cols, wide);
     // Rows in registers give their share of the weight's gradient along the way.
     let along = plan.steps > 0;
     let shared = if along && plan.team == 32 { 8 * cols } else { 0 };
-    let grid = plan.grid(rows, SHARES, shared);
+    let grid = Grid { shared: shared as u32, ..plan.grid(rows, SHARES) };
     let chunks = if along { grid.blocks[0] as usize } else { rows.div_ceil(CHUNK) };
     let partials = device.alloc("norm_backward", chunks * 2 * cols * 4)?;
     let kernel = plan
-        .kernel("norm_backward", BACKWARD, "backward")
+        .specialise(Kernel::builtin("norm_backward", BACKWARD, "backward"))
         .with("RMS", op.kind == Kind::Rms)
         .with("HAS_DSUM", op.dsum)
         .with("WEIGHTS", along)
