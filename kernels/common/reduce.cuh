@@ -17,6 +17,13 @@ inline float warp_sum(float x) {
     return x;
 }
 
+inline float warp_max(float x) {
+#pragma unroll
+    for (u32 step = 1; step < WARP_SIZE; step *= 2) {
+        x = fmaxf(x, __shfl_xor_sync(FULL_WARP, x, step));
+    }
+    return x;
+}
 
 // Two sums that share their barriers.
 //
@@ -52,6 +59,22 @@ inline float team_sum(float x, u32& turn) {
         }
         __syncthreads();
         x = warp_sum(lane < WARPS ? mine[lane] : 0.0f);
+    }
+    return x;
+}
+
+inline float team_max(float x, u32& turn) {
+    x = warp_max(x);
+    if constexpr (TEAM > WARP_SIZE) {
+        constexpr u32 WARPS = TEAM / WARP_SIZE;
+        __shared__ float largest[2][WARPS];
+        float(&mine)[WARPS] = largest[turn++ % 2];
+        u32 lane = threadIdx.x % WARP_SIZE;
+        if (lane == 0) {
+            mine[threadIdx.x / WARP_SIZE] = x;
+        }
+        __syncthreads();
+        x = warp_max(mine[lane % WARPS]);
     }
     return x;
 }

@@ -2,6 +2,9 @@
 // that lie evenly in every operand, so that a contiguous tensor has rank 1 or 0.
 //
 // Constants: RANK
+//            WIDTH  neighbours along the last dimension that a thread takes at once: 16 bytes of the widest type if every
+//                   view has there stride 1, with all else (the size, its other strides, its offset and start) multiples
+//                   of WIDTH elements, or stride 0; else 1
 
 struct Dims {
     u32 d[8];
@@ -18,4 +21,19 @@ inline u64 walk(u32 i, const Dims& sizes, const Dims& strides) {
         i /= sizes.d[d];
     }
     return at;
+}
+
+// WIDTH neighbours of a view from `from` on: as they lie, or with SPLAT, where its last stride is 0, one element WIDTH
+// times.
+template <bool SPLAT, typename T> inline Vec<T, WIDTH> load_line(const T* from) {
+    if constexpr (SPLAT) {
+        Vec<T, WIDTH> line = Vec<T, WIDTH>::zeros();
+#pragma unroll
+        for (u32 i = 0; i < WIDTH; i++) {
+            line.set(i, *from);
+        }
+        return line;
+    } else {
+        return Vec<T, WIDTH>::load(from);
+    }
 }

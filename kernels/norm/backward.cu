@@ -15,8 +15,8 @@
 // follows from the grid alone, so a grid that depends on sizes only gives the same bits on every device.
 // backward_weight.cu adds up the partials; it also serves alone where rows are too long for registers.
 //
-// Constants: those of norm/common.cuh, and RMS, HAS_DSUM, WEIGHTS, HAS_BIAS: bool. WEIGHTS needs STEPS > 0.
-// Parts:     common/reduce.cuh, norm/common.cuh, norm/partials.cuh, then this
+// Constants: those of common/rows.cuh, and RMS, HAS_DSUM, WEIGHTS, HAS_BIAS: bool. WEIGHTS needs STEPS > 0.
+// Parts:     common/reduce.cuh, common/rows.cuh, norm/partials.cuh, then this
 // Arguments: h [rows, C], weight [C], dy [rows, C], stats [rows, 2] f32: mean, rstd, dsum [rows, C] (null unless
 //            HAS_DSUM), dh [rows, C] out, partials [gridDim.x, 2, C] f32 out (null unless WEIGHTS; without HAS_BIAS the
 //            second halves are not written), Params

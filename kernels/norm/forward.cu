@@ -10,8 +10,8 @@
 // much larger than the deviation. With RESIDUAL, h is what `sum` holds, after rounding to T: later layers and backward
 // see that value.
 //
-// Constants: those of norm/common.cuh, and RMS, HAS_BIAS, RESIDUAL: bool
-// Parts:     common/reduce.cuh, norm/common.cuh, then this
+// Constants: those of common/rows.cuh, and RMS, HAS_BIAS, RESIDUAL: bool
+// Parts:     common/reduce.cuh, common/rows.cuh, then this
 // Arguments: x [rows, C], residual [rows, C] (null unless RESIDUAL), weight [C], bias [C] (null unless HAS_BIAS),
 //            y [rows, C] out, stats [rows, 2] f32 out: mean, rstd, sum [rows, C] out (null unless RESIDUAL), Params
 // Grid:      any number of blocks; each team takes every (gridDim.x * TEAMS)th row. A full device is enough, and then

@@ -6,7 +6,7 @@ use tilewright::device::wgpu::{Binding, Kernel, WgpuDevice};
 use tilewright::op::{Op, Saves, apply, apply1};
 use tilewright::{CrossEntropyOptions, DType, Device, Error, Result, Tensor, Var, is_recording, no_grad};
 
-use crate::harness::{devices, normal, place};
+use crate::harness::{every_device, normal, place};
 
 fn var(device: &Device, values: &[f32]) -> Var {
     Var::new(&Tensor::new(values, device).unwrap()).unwrap()
@@ -22,7 +22,7 @@ fn grad(v: &Var) -> Vec<f32> {
 
 #[test]
 fn gradients_accumulate_in_the_same_memory() {
-    for device in devices() {
+    for device in every_device() {
         let x = var(device, &[1.0, 2.0, 3.0]);
         assert!(x.grad().is_none());
         x.sqr().unwrap().sum_all().unwrap().backward().unwrap();
@@ -49,7 +49,7 @@ fn gradients_accumulate_in_the_same_memory() {
 
 #[test]
 fn micro_batches_add_up_to_the_batch() {
-    for device in devices() {
+    for device in every_device() {
         let at = |seed, shape: &[usize]| place(&normal(seed, shape), DType::F32, device).unwrap();
         let (w, bias, table) = (
             Var::new(&at(1, &[5, 4])).unwrap(),
@@ -82,7 +82,7 @@ fn micro_batches_add_up_to_the_batch() {
 
 #[test]
 fn a_graph_is_consumed_once() {
-    for device in devices() {
+    for device in every_device() {
         let x = var(device, &[1.0, 2.0]);
         let y = x.exp().unwrap().sum_all().unwrap();
         y.backward().unwrap();
@@ -168,7 +168,7 @@ fn no_grad_and_detach_record_nothing() {
 
 #[test]
 fn an_input_modified_in_place_is_noticed() {
-    for device in devices() {
+    for device in every_device() {
         let x = var(device, &[1.0, 2.0]);
         let y = x.sqr().unwrap().sum_all().unwrap();
         x.set(&Tensor::new(&[5.0f32, 6.0], device).unwrap()).unwrap();
@@ -195,7 +195,7 @@ fn an_input_modified_in_place_is_noticed() {
 #[test]
 fn consumed_logits_are_only_overwritten_where_nobody_sees_it() {
     let mean = CrossEntropyOptions::default();
-    for device in devices() {
+    for device in every_device() {
         let x = var(device, &[1.0, 2.0, 4.0, 0.5, -1.0, 3.0]);
         let targets = Tensor::new(&[2u32, 0], device).unwrap();
         let logits = || x.affine(2.0, 1.0).unwrap().reshape((2, 3)).unwrap();
@@ -231,7 +231,7 @@ fn consumed_logits_are_only_overwritten_where_nobody_sees_it() {
 
 #[test]
 fn one_tensor_may_be_used_many_times() {
-    for device in devices() {
+    for device in every_device() {
         let x = var(device, &[1.0, -2.0, 3.0, 0.5]);
         x.mul(&x).unwrap().sum_all().unwrap().backward().unwrap();
         assert_eq!(grad(&x), [2.0, -4.0, 6.0, 1.0]);
@@ -261,7 +261,7 @@ fn one_tensor_may_be_used_many_times() {
 #[test]
 fn a_gradient_may_start_from_a_gradient() {
     // The upstream gradient lies in the memory that the new gradient is added to.
-    for device in devices() {
+    for device in every_device() {
         let at = |seed| place(&normal(seed, &[3, 3]), DType::F32, device).unwrap();
         let (x, w) = (at(1), Var::new(&at(2)).unwrap());
         w.sqr().unwrap().sum_all().unwrap().backward().unwrap();
@@ -299,7 +299,7 @@ fn a_gradient_may_start_from_a_gradient() {
 
 #[test]
 fn ties_share_or_choose_as_documented() {
-    for device in devices() {
+    for device in every_device() {
         let x = var(device, &[3.0, 1.0, 3.0, 1.0]);
         x.max(0).unwrap().affine(4.0, 0.0).unwrap().backward().unwrap();
         assert_eq!(grad(&x), [2.0, 0.0, 2.0, 0.0]);
@@ -327,7 +327,7 @@ fn ties_share_or_choose_as_documented() {
 
 #[test]
 fn gradients_cross_devices() {
-    for device in devices() {
+    for device in every_device() {
         let x = var(&Device::Cpu, &[1.0, 2.0]);
         let y = x.to_device(device).unwrap().sqr().unwrap().to_device(&Device::Cpu).unwrap();
         y.mul(&x).unwrap().sum_all().unwrap().backward().unwrap();
@@ -338,7 +338,7 @@ fn gradients_cross_devices() {
 
 #[test]
 fn narrow_dtypes_get_gradients_of_their_own_dtype() {
-    for device in devices() {
+    for device in every_device() {
         for dtype in [DType::F16, DType::BF16] {
             let x =
                 Var::new(&Tensor::new(&[1f32, 2.0, 3.0], device).unwrap().to_dtype(dtype).unwrap()).unwrap();
@@ -380,7 +380,7 @@ fn a_chain_of_100_000_ops_does_not_overflow_the_stack() {
 
 #[test]
 fn threads_share_vars() {
-    for device in devices() {
+    for device in every_device() {
         let x = var(device, &[1.0; 8]);
         std::thread::scope(|scope| {
             for _ in 0..4 {
@@ -447,7 +447,7 @@ impl Op for Parabola {
 
 #[test]
 fn a_users_op_takes_the_same_road() {
-    for device in devices() {
+    for device in every_device() {
         for dtype in [DType::F32, DType::F16, DType::BF16] {
             let x = Tensor::new(&[1f32, -2.0, 3.0, 4.0], device).unwrap().to_dtype(dtype).unwrap();
             let x = Var::new(&x).unwrap();
@@ -464,7 +464,7 @@ fn a_users_op_takes_the_same_road() {
 
 #[test]
 fn an_op_without_a_gradient_refuses_at_forward_time() {
-    for device in devices() {
+    for device in every_device() {
         let x = var(device, &[1.0, 2.0]);
         let op = || Parabola { a: 1.0, b: 0.0, gradient: false };
         let error = apply1(op(), &[&x]).unwrap_err();

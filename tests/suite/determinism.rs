@@ -3,7 +3,7 @@
 use tilewright::autograd::backward;
 use tilewright::{AttentionOptions, DType, Device, Result, Tensor, Var};
 
-use crate::harness::{bits, devices, normal, place, seeded};
+use crate::harness::{bits, every_device, normal, place, seeded};
 
 /// The bits of the output and of all gradients of `f` at normal inputs.
 fn run(
@@ -62,7 +62,7 @@ fn the_same_bits_run_after_run() {
         ("attention with dropout", vec![&[2, 4, 65, 16], &[2, 2, 65, 16], &[2, 2, 65, 16]], attention(0.3)),
         ("dropout", vec![&[300, 65]], Box::new(|x| seeded(&x[0].device(), 2, || x[0].dropout(0.5)))),
     ];
-    for device in devices() {
+    for device in every_device() {
         for (name, shapes, f) in &cases {
             let first = run(device, shapes, f).unwrap_or_else(|e| panic!("{name} on {device}: {e}"));
             for _ in 0..3 {

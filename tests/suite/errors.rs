@@ -5,7 +5,7 @@ use tilewright::{
     Tensor, Var,
 };
 
-use crate::harness::devices;
+use crate::harness::every_device;
 
 fn zeros(shape: &[usize], device: &Device) -> Tensor {
     Tensor::zeros(shape, DType::F32, device).unwrap()
@@ -25,7 +25,7 @@ fn assert_usable(device: &Device) {
 
 /// Runs `f` on every device: it must fail, as `expected` says, with a message that contains `parts`.
 fn refuses(parts: &[&str], expected: fn(&Error) -> bool, f: impl Fn(&Device) -> Result<Tensor>) {
-    for device in devices() {
+    for device in every_device() {
         let error = match f(device) {
             Ok(t) => panic!("{parts:?} on {device}: gave {t:?}"),
             Err(error) => error,
@@ -154,7 +154,7 @@ fn shapes_that_are_too_large() {
         Tensor::cat(&[&huge, &huge, &huge], 0)
     });
     // A zero beside them.
-    for device in devices() {
+    for device in every_device() {
         for dims in [vec![usize::MAX, 0], vec![1 << 40, 1 << 40, 0], vec![3, 0, 1 << 62, 4]] {
             if let Ok(empty) = Tensor::zeros(dims.clone(), DType::F32, device) {
                 assert_eq!(empty.to_vec::<f32>().unwrap().len(), 0);
@@ -256,7 +256,7 @@ fn indices_out_of_range() {
     r(&["narrow"], &|d| zeros(&[2, 3], d).narrow(1, usize::MAX, 1));
     r(&["2"], &|d| zeros(&[2, 3], d).get(2));
 
-    for device in devices() {
+    for device in every_device() {
         let table = zeros(&[5, 2], device);
         let bad = |ids: &Tensor| matches!(table.embedding(ids), Err(Error::Index { .. }));
         // Known only once they are looked at: made on the device, written in place, cut from larger ones.
@@ -328,7 +328,7 @@ fn arguments_out_of_range() {
         z(&[2, 2], d).rotary(&table, &z(&[2, 1], d), RotaryPairs::Halves)
     });
     // As large as an argument can be is large, not wrong.
-    for device in devices() {
+    for device in every_device() {
         attention(device, AttentionOptions { window: Some(usize::MAX), ..causal }).unwrap();
         assert_eq!(z(&[2, 3], device).chunk(usize::MAX, 1).unwrap().len(), 3);
         assert_usable(device);
@@ -444,7 +444,7 @@ mod wgpu {
 /// Values out of a dtype's range come back as what IEEE 754 says, not as an error.
 #[test]
 fn overflow_is_infinity() {
-    for device in devices() {
+    for device in every_device() {
         let big = Tensor::full(60_000.0, 2, DType::F16, device).unwrap();
         let sum: Vec<half::f16> = big.add(&big).unwrap().to_vec().unwrap();
         assert_eq!(sum, [half::f16::from_f64(f64::INFINITY); 2], "{device}");

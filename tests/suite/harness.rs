@@ -51,6 +51,11 @@ fn open() -> Vec<Device> {
     devices
 }
 
+/// All of [`devices`] and of [`cuda_devices`].
+pub fn every_device() -> impl Iterator<Item = &'static Device> {
+    devices().iter().chain(cuda_devices())
+}
+
 /// The CUDA devices: the simulator, with all its checks, and the first GPU that CUDA knows. Said on stderr and
 /// required by name (`cuda`, `cuda-sim`) like [`devices`].
 pub fn cuda_devices() -> &'static [Device] {

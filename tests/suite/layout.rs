@@ -2,7 +2,7 @@
 
 use tilewright::{DType, Device, Error, MAX_RANK, Result, Shape, Tensor};
 
-use crate::harness::{Rng, devices};
+use crate::harness::{Rng, every_device};
 
 /// A view as the position in the base of each of its elements, in row-major order.
 #[derive(Clone, Debug)]
@@ -177,7 +177,7 @@ fn random_view(rng: &mut Rng, device: &Device, dtype: DType) -> (Tensor, Tensor,
 #[test]
 fn views_are_what_the_model_says() {
     let mut rng = Rng::new(1);
-    for device in devices() {
+    for device in every_device() {
         let rounds = if device.is_cpu() { 20_000 } else { 150 };
         for _ in 0..rounds {
             let (base, view, model, mut trail) = random_view(&mut rng, device, DType::U32);
@@ -196,7 +196,7 @@ fn views_are_what_the_model_says() {
 #[test]
 fn writing_a_view_changes_these_elements_and_no_others() {
     let mut rng = Rng::new(2);
-    for device in devices() {
+    for device in every_device() {
         let rounds = if device.is_cpu() { 5_000 } else { 100 };
         for _ in 0..rounds {
             let (base, view, model, trail) = random_view(&mut rng, device, DType::F32);
@@ -231,7 +231,7 @@ fn writing_a_view_changes_these_elements_and_no_others() {
 #[test]
 fn kernels_walk_any_view() {
     let mut rng = Rng::new(3);
-    for device in devices() {
+    for device in every_device() {
         let rounds = if device.is_cpu() { 5_000 } else { 60 };
         for _ in 0..rounds {
             let (_, a, a_model, trail) = random_view(&mut rng, device, DType::F32);

@@ -3,7 +3,7 @@
 use tilewright::optim::{AdamW, AdamWConfig, ParamGroup};
 use tilewright::{Activation, AttentionOptions, D, DType, Device, Error, Result, Tensor, Var};
 
-use crate::harness::{bits, devices, difference, gpus, label, normal, place, seeded};
+use crate::harness::{bits, difference, every_device, gpus, label, normal, place, seeded};
 
 const SHAPES: [&[usize]; 6] = [&[5, 7], &[1], &[65], &[129, 3], &[0], &[2, 1, 31]];
 
@@ -74,7 +74,7 @@ impl Model {
 
 #[test]
 fn steps_follow_the_formula() {
-    for device in devices() {
+    for device in every_device() {
         for (dtype, tolerance) in [(DType::F32, 2e-6), (DType::F64, 1e-14)] {
             if dtype == DType::F64 && !device.is_cpu() {
                 continue;
@@ -132,7 +132,7 @@ type Checkpoint = (Vec<Vec<f64>>, u64, Vec<(Tensor, Tensor)>);
 
 #[test]
 fn a_checkpoint_continues_bit_for_bit() {
-    for device in devices() {
+    for device in every_device() {
         let run = |from: Option<&Checkpoint>, steps: std::ops::Range<u64>| {
             let vars = vars(DType::F32, device);
             let mut optimizer = AdamW::new(vars.clone(), AdamWConfig::default()).unwrap();
@@ -166,7 +166,7 @@ fn a_checkpoint_continues_bit_for_bit() {
 
 #[test]
 fn parameters_without_a_gradient_are_left_alone() {
-    for device in devices() {
+    for device in every_device() {
         let vars = vars(DType::F32, device);
         let mut optimizer = AdamW::new(vars.clone(), AdamWConfig::default()).unwrap();
         let before: Vec<_> = vars.iter().map(|v| bits(v)).collect();
@@ -192,7 +192,7 @@ fn parameters_without_a_gradient_are_left_alone() {
 
 #[test]
 fn a_graph_from_before_a_step_is_refused() {
-    for device in devices() {
+    for device in every_device() {
         let v = Var::new(&place(&normal(1, &[3]), DType::F32, device).unwrap()).unwrap();
         let mut optimizer = AdamW::new(vec![v.clone()], AdamWConfig::default()).unwrap();
         v.sqr().unwrap().sum_all().unwrap().backward().unwrap();
@@ -204,7 +204,7 @@ fn a_graph_from_before_a_step_is_refused() {
 
 #[test]
 fn bad_optimizers_are_refused() {
-    for device in devices() {
+    for device in every_device() {
         let var = |dtype| Var::new(&place(&normal(1, &[3]), dtype, device).unwrap()).unwrap();
         let (a, b) = (var(DType::F32), var(DType::F32));
         let new = |vars: &[&Var], config| {
@@ -324,7 +324,7 @@ fn training_agrees_between_devices_and_runs() {
         let losses: Vec<f64> =
             expected.iter().copied().enumerate().filter(|(i, _)| i % 3 < 2).map(|(_, x)| x).collect();
         assert!(losses[0] > 3.0 && losses[losses.len() - 1] < losses[0] - 0.3, "{losses:?}");
-        for device in devices() {
+        for device in every_device() {
             let found = train(device, dropout).unwrap_or_else(|e| panic!("{}: {e}", label(device)));
             let error = difference(&found, &expected);
             assert!(error < 2e-5, "{}: {error:.1e}\n{found:?}\n{expected:?}", label(device));

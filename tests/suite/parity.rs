@@ -18,7 +18,7 @@ use tilewright::autograd::backward;
 use tilewright::{DType, Device, Result, Tensor, Var, no_grad};
 
 use crate::cases::{self, Case, Function};
-use crate::harness::{Rng, devices, difference, label, magnitude, place};
+use crate::harness::{Rng, devices, difference, every_device, label, magnitude, place};
 
 pub const DTYPES: [DType; 3] = [DType::F32, DType::F16, DType::BF16];
 
@@ -213,7 +213,7 @@ fn comparisons_and_indices() {
     ];
     let a: Vec<f64> = (0..65 * 7).map(|i| (i * 7 % 5) as f64 - 2.0).collect();
     let b: Vec<f64> = (0..65).map(|i| (i * 3 % 5) as f64 - 2.0).collect();
-    for device in devices() {
+    for device in every_device() {
         for dtype in DTYPES {
             let at = |x: &[f64], shape: &[usize]| {
                 place(&Tensor::from_slice(x, shape, &Device::Cpu).unwrap(), dtype, device).unwrap()
@@ -245,7 +245,7 @@ fn comparisons_and_indices() {
 /// Constructors and conversions, exactly.
 #[test]
 fn constants_and_conversions() {
-    for device in devices() {
+    for device in every_device() {
         for dtype in [DType::F32, DType::F16, DType::BF16, DType::U32] {
             for shape in [&[][..], &[1], &[3], &[5, 7], &[0], &[2, 0, 3], &[1001]] {
                 let n = shape.iter().product::<usize>();

@@ -3,7 +3,7 @@
 use tilewright::random::Stream;
 use tilewright::{DType, Device, Tensor};
 
-use crate::harness::{bits, devices, seeded};
+use crate::harness::{bits, every_device, seeded};
 
 #[test]
 fn every_device_draws_the_same_bits() {
@@ -19,7 +19,7 @@ fn every_device_draws_the_same_bits() {
                 })
             };
             let expected = draw(&Device::Cpu);
-            for device in devices() {
+            for device in every_device() {
                 assert_eq!(draw(device), expected, "{device}, {dtype}, {shape:?}");
             }
         }
@@ -28,7 +28,7 @@ fn every_device_draws_the_same_bits() {
 
 #[test]
 fn a_seed_gives_the_same_numbers_and_each_call_others() {
-    for device in devices() {
+    for device in every_device() {
         let draw = || Tensor::rand(0.0, 1.0, 100, DType::F32, device).unwrap();
         seeded(device, 0, || {
             device.set_seed(42);
@@ -69,7 +69,7 @@ fn a_stream_is_what_the_public_generator_gives() {
 #[test]
 fn moments_are_right() {
     let n = 1 << 17;
-    for device in devices() {
+    for device in every_device() {
         seeded(device, 100, || {
             let moments = |t: &Tensor, around: f64| -> (f64, f64) {
                 let x = t.to_vec::<f64>().unwrap();
@@ -94,7 +94,7 @@ fn moments_are_right() {
 #[test]
 fn dropout_scales_what_it_keeps() {
     let n = 1 << 16;
-    for device in devices() {
+    for device in every_device() {
         for p in [0.1, 0.5, 0.9] {
             let x = Tensor::full(3.0, n, DType::F32, device).unwrap();
             let y = seeded(device, 200, || x.dropout(p).unwrap()).to_vec::<f32>().unwrap();

@@ -1,10 +1,14 @@
 //! Elementwise functions of two tensors, with broadcasting, and accumulation in place.
 
 mod cpu;
+#[cfg(feature = "cuda")]
+mod cuda;
 #[cfg(feature = "wgpu")]
 mod wgpu;
 
 use crate::autograd::Backward;
+#[cfg(feature = "cuda")]
+use crate::device::cuda::CudaDevice;
 #[cfg(feature = "wgpu")]
 use crate::device::wgpu::WgpuDevice;
 use crate::op::{Op, Saves, apply1};
@@ -50,6 +54,11 @@ impl Op for Binary {
 
     fn cpu(&self, x: &[Tensor]) -> Result<Vec<Tensor>> {
         cpu::binary(self.0, &x[0], &x[1])
+    }
+
+    #[cfg(feature = "cuda")]
+    fn cuda(&self, device: &CudaDevice, x: &[Tensor]) -> Result<Vec<Tensor>> {
+        cuda::binary(device, self.0, &x[0], &x[1])
     }
 
     #[cfg(feature = "wgpu")]
@@ -104,6 +113,11 @@ impl Op for Compare {
 
     fn cpu(&self, x: &[Tensor]) -> Result<Vec<Tensor>> {
         cpu::compare(self.0, &x[0], &x[1])
+    }
+
+    #[cfg(feature = "cuda")]
+    fn cuda(&self, device: &CudaDevice, x: &[Tensor]) -> Result<Vec<Tensor>> {
+        cuda::compare(device, self.0, &x[0], &x[1])
     }
 
     #[cfg(feature = "wgpu")]
@@ -203,7 +217,7 @@ impl Tensor {
         match &self.storage().data {
             Data::Cpu(_) => cpu::add_assign(self, other),
             #[cfg(feature = "cuda")]
-            Data::Cuda { device, .. } => Err(Error::not_supported("add_assign", device)),
+            Data::Cuda { device, .. } => cuda::add_assign(device, self, other),
             #[cfg(feature = "wgpu")]
             Data::Wgpu { device, .. } => wgpu::add_assign(device, self, other),
         }

@@ -3,12 +3,12 @@ use bytemuck::{Pod, Zeroable};
 use crate::device::cuda::{Binding, CudaDevice, Grid, Kernel, cuda_source};
 #[cfg(all(test, feature = "cuda-sim"))]
 use crate::device::cuda::resources::Launched;
+use crate::ops::launch::cuda::{BLOCK, STRIDED};
 use crate::shape::{Dims, Dims8};
 use crate::{DType, Layout, Result, Tensor};
 
-const COPY: &[&str] = &[cuda_source!("common/strided.cuh"), cuda_source!("copy/copy.cu")];
+const COPY: &[&str] = &[STRIDED, cuda_source!("copy/copy.cu")];
 
-const BLOCK: u32 = 256;
 const TILE: usize = 32;
 
 #[repr(C)]

@@ -1,11 +1,15 @@
 //! Cross entropy of logits and ids: loss and gradient from one pass over the logits.
 
 mod cpu;
+#[cfg(feature = "cuda")]
+mod cuda;
 #[cfg(feature = "wgpu")]
 mod wgpu;
 
 use crate::autograd::Backward;
 use crate::device::cpu::{CpuVec, Real};
+#[cfg(feature = "cuda")]
+use crate::device::cuda::CudaDevice;
 #[cfg(feature = "wgpu")]
 use crate::device::wgpu::WgpuDevice;
 use crate::op::{Op, Saves, apply1};
@@ -102,6 +106,11 @@ impl Op for CrossEntropy {
 
     fn cpu(&self, x: &[Tensor]) -> Result<Vec<Tensor>> {
         with_real!(x[0].dtype(), R => self.run::<R>(&x[0], &x[1]))
+    }
+
+    #[cfg(feature = "cuda")]
+    fn cuda(&self, device: &CudaDevice, x: &[Tensor]) -> Result<Vec<Tensor>> {
+        cuda::forward(device, self, &x[0], &x[1])
     }
 
     #[cfg(feature = "wgpu")]

@@ -1,10 +1,14 @@
 //! Dropout by counter-based random numbers: the mask is drawn again in backward, never stored.
 
 mod cpu;
+#[cfg(feature = "cuda")]
+mod cuda;
 #[cfg(feature = "wgpu")]
 mod wgpu;
 
 use crate::autograd::Backward;
+#[cfg(feature = "cuda")]
+use crate::device::cuda::CudaDevice;
 #[cfg(feature = "wgpu")]
 use crate::device::wgpu::WgpuDevice;
 use crate::op::{Op, Saves, apply1};
@@ -42,6 +46,11 @@ impl Op for Dropout {
 
     fn cpu(&self, x: &[Tensor]) -> Result<Vec<Tensor>> {
         cpu::dropout(&self.0, &x[0])
+    }
+
+    #[cfg(feature = "cuda")]
+    fn cuda(&self, device: &CudaDevice, x: &[Tensor]) -> Result<Vec<Tensor>> {
+        cuda::dropout(device, &self.0, &x[0])
     }
 
     #[cfg(feature = "wgpu")]

@@ -1,11 +1,15 @@
 //! Rows of a table by id, with a deterministic backward.
 
 mod cpu;
+#[cfg(feature = "cuda")]
+mod cuda;
 #[cfg(feature = "wgpu")]
 mod wgpu;
 
 use crate::autograd::{Backward, Target};
 use crate::device::cpu::CpuVec;
+#[cfg(feature = "cuda")]
+use crate::device::cuda::CudaDevice;
 #[cfg(feature = "wgpu")]
 use crate::device::wgpu::WgpuDevice;
 use crate::op::{Op, Saves, apply1};
@@ -29,6 +33,11 @@ impl Op for Embedding {
             cpu::forward(&table.cpu::<R>()?, cols, &ids.cpu()?, &mut out);
             Ok(vec![Tensor::from_cpu(out, (ids.elements(), cols))?])
         })
+    }
+
+    #[cfg(feature = "cuda")]
+    fn cuda(&self, device: &CudaDevice, x: &[Tensor]) -> Result<Vec<Tensor>> {
+        cuda::forward(device, &x[0], &x[1])
     }
 
     #[cfg(feature = "wgpu")]
@@ -70,7 +79,7 @@ fn accumulate(ids: &Tensor, dout: &Tensor, target: &Target) -> Result<()> {
             Ok(())
         }
         #[cfg(feature = "cuda")]
-        Data::Cuda { device, .. } => Err(Error::not_supported("embedding", device)),
+        Data::Cuda { device, .. } => cuda::accumulate(device, ids, dout, &target.grad, target.add),
         #[cfg(feature = "wgpu")]
         Data::Wgpu { device, .. } => wgpu::accumulate(device, ids, dout, &target.grad, target.add),
     }

@@ -1,10 +1,14 @@
 //! Elements by index along one dimension.
 
 mod cpu;
+#[cfg(feature = "cuda")]
+mod cuda;
 #[cfg(feature = "wgpu")]
 mod wgpu;
 
 use crate::autograd::Backward;
+#[cfg(feature = "cuda")]
+use crate::device::cuda::CudaDevice;
 #[cfg(feature = "wgpu")]
 use crate::device::wgpu::WgpuDevice;
 use crate::op::{Op, Saves, apply1};
@@ -22,6 +26,11 @@ impl Op for Gather {
 
     fn cpu(&self, x: &[Tensor]) -> Result<Vec<Tensor>> {
         cpu::gather(&x[0], &x[1])
+    }
+
+    #[cfg(feature = "cuda")]
+    fn cuda(&self, device: &CudaDevice, x: &[Tensor]) -> Result<Vec<Tensor>> {
+        cuda::gather(device, &x[0], &x[1])
     }
 
     #[cfg(feature = "wgpu")]
@@ -52,6 +61,11 @@ impl Op for ScatterAdd {
 
     fn cpu(&self, x: &[Tensor]) -> Result<Vec<Tensor>> {
         cpu::scatter_add(&x[0], &x[1], self.size)
+    }
+
+    #[cfg(feature = "cuda")]
+    fn cuda(&self, device: &CudaDevice, x: &[Tensor]) -> Result<Vec<Tensor>> {
+        cuda::scatter_add(device, &x[0], &x[1], self.size)
     }
 
     #[cfg(feature = "wgpu")]

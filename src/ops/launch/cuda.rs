@@ -1,7 +1,21 @@
-//! What the CUDA bodies of several ops share: outputs, and how wide their kernels may read.
+//! What the CUDA bodies of several ops share: outputs, grids, strided views as parameters, and how rows are
+//! divided over threads.
 
-use crate::device::cuda::{Buffer, CudaDevice};
-use crate::{DType, Device, Error, Result, Shape, Tensor};
+use bytemuck::{Pod, Zeroable};
+
+use crate::device::cuda::{Buffer, CudaDevice, Grid, Kernel, cuda_source};
+use crate::shape::Dims8;
+use crate::{DType, Device, Error, Layout, Result, Shape, Tensor};
+
+pub const ACTIVATIONS: &str = cuda_source!("activation/functions.cuh");
+pub const EXPONENTIALS: &str = cuda_source!("common/softmax.cuh");
+pub const PHILOX: &str = cuda_source!("common/philox.cuh");
+pub const REDUCE: &str = cuda_source!("common/reduce.cuh");
+pub const ROWS: &str = cuda_source!("common/rows.cuh");
+pub const STRIDED: &str = cuda_source!("common/strided.cuh");
+
+/// Threads a block of kernels in which each thread is on its own.
+pub const BLOCK: u32 = 256;
 
 /// Bytes of the widest load of a thread.
 const LINE: usize = 16;
@@ -33,7 +47,143 @@ pub fn check_size(op: &'static str, device: &CudaDevice, elements: usize) -> Res
 /// start at multiples of that, else 1.
 pub fn width<'a>(dtype: DType, columns: usize, buffers: impl IntoIterator<Item = &'a Buffer>) -> usize {
     let width = LINE / dtype.size();
-    let whole = columns.is_multiple_of(width)
-        && buffers.into_iter().all(|buffer| buffer.address().is_multiple_of(LINE as u64));
+    let whole = columns.is_multiple_of(width) && buffers.into_iter().all(starts_a_line);
     if whole { width } else { 1 }
+}
+
+/// Whether loads of 16 bytes may begin where the buffer does.
+pub fn starts_a_line(buffer: &Buffer) -> bool {
+    buffer.address().is_multiple_of(LINE as u64)
+}
+
+/// So many blocks of so many threads, without dynamic shared memory.
+pub fn blocks(blocks: usize, threads: u32) -> Grid {
+    Grid { blocks: [blocks as u32, 1, 1], threads, shared: 0 }
+}
+
+/// A thread each for so many, in blocks of [`BLOCK`].
+pub fn threads(n: usize) -> Grid {
+    blocks(n.div_ceil(BLOCK as usize), BLOCK)
+}
+
+/// Several views of one shape as kernels/common/strided.cuh walks them.
+pub struct Walk<const N: usize> {
+    pub n: u32,
+    pub sizes: Dims8,
+    pub strides: [Dims8; N],
+    pub offsets: [u32; N],
+    /// Views that repeat one element along the last dimension.
+    pub splat: [bool; N],
+    rank: usize,
+    width: usize,
+}
+
+impl<const N: usize> Walk<N> {
+    /// For kernels whose output is contiguous and has elements of `result`.
+    pub fn new(views: [&Tensor; N], result: DType) -> Result<Self> {
+        let layouts = views.map(Tensor::layout);
+        let (sizes, strides) = Layout::collapse(&layouts);
+        let widest = views.iter().map(|view| view.dtype().size()).fold(result.size(), usize::max);
+        let width = LINE / widest;
+        let whole = |x: usize| x.is_multiple_of(width);
+        // Whether a view lets threads take lines, or else has a single element for each of them.
+        let fits = |i: usize, last: usize| -> Result<bool> {
+            let (own, offset) = (&strides[i], layouts[i].offset);
+            let in_lines = own[last] == 1 && own[..last].iter().all(|&s| whole(s)) && whole(offset);
+            Ok(own[last] == 0 || in_lines && starts_a_line(&views[i].cuda_storage()?))
+        };
+        let mut lines = false;
+        if let Some(last) = sizes.len().checked_sub(1) {
+            lines = whole(sizes[last]);
+            for i in 0..N {
+                lines = lines && fits(i, last)?;
+            }
+        }
+        Ok(Walk {
+            n: layouts[0].elements() as u32,
+            splat: std::array::from_fn(|i| lines && strides[i].last() == Some(&0)),
+            rank: sizes.len(),
+            width: if lines { width } else { 1 },
+            offsets: layouts.map(|layout| layout.offset as u32),
+            strides: std::array::from_fn(|i| (&strides[i]).into()),
+            sizes: (&sizes).into(),
+        })
+    }
+
+    /// The kernel with the constants of kernels/common/strided.cuh, and `BLOCK`.
+    pub fn specialise(&self, kernel: Kernel) -> Kernel {
+        kernel.with("BLOCK", BLOCK).with("RANK", self.rank as u32).with("WIDTH", self.width as u32)
+    }
+
+    /// A thread a line.
+    pub fn grid(&self) -> Grid {
+        threads(self.n as usize / self.width)
+    }
+}
+
+/// The parameters of kernels that walk two views of one shape.
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
+pub struct PairParams {
+    n: u32,
+    offsets: [u32; 2],
+    pad: u32,
+    sizes: Dims8,
+    strides: [Dims8; 2],
+}
+
+impl From<&Walk<2>> for PairParams {
+    fn from(walk: &Walk<2>) -> Self {
+        let Walk { n, offsets, sizes, strides, .. } = *walk;
+        PairParams { n, offsets, pad: 0, sizes, strides }
+    }
+}
+
+/// How a row is divided over threads, see kernels/common/rows.cuh.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RowPlan {
+    /// Threads a block.
+    pub block: usize,
+    /// Threads a row.
+    pub team: usize,
+    /// Elements a load.
+    pub width: usize,
+    /// Loads that a thread keeps in registers; 0 if it keeps none.
+    pub steps: usize,
+}
+
+impl RowPlan {
+    /// A warp a row while each lane has no more than `kept` elements to keep, then as many warps as leave a thread 8
+    /// or 16, then a block that reads the row again in each pass. So do rows that start anywhere: for them, kernels
+    /// of as many sizes would not pay.
+    pub fn of(cols: usize, width: usize, kept: usize) -> RowPlan {
+        if width == 1 {
+            let (block, team) = if cols <= 1024 { (128, 32) } else { (256, 256) };
+            return RowPlan { block, team, width, steps: 0 };
+        }
+        if cols > 8192 {
+            return RowPlan { block: 512, team: 512, width, steps: 0 };
+        }
+        let (block, team) = if cols <= 32 * kept {
+            (128, 32)
+        } else {
+            let team = cols.div_ceil(if cols <= 2048 { 8 } else { 16 }).next_multiple_of(32);
+            (team, team)
+        };
+        RowPlan { block, team, width, steps: cols.div_ceil(team * width) }
+    }
+
+    /// The kernel with the constants of kernels/common/rows.cuh.
+    pub fn specialise(&self, kernel: Kernel) -> Kernel {
+        kernel
+            .with("BLOCK", self.block as u32)
+            .with("TEAM", self.team as u32)
+            .with("WIDTH", self.width as u32)
+            .with("STEPS", self.steps as u32)
+    }
+
+    /// Blocks for so many rows, but no more than `most`.
+    pub fn grid(&self, rows: usize, most: usize) -> Grid {
+        blocks(rows.div_ceil(self.block / self.team).min(most), self.block as u32)
+    }
 }

@@ -4,14 +4,12 @@ use super::{Kind, Norm, NormBackward, rows};
 use crate::device::cuda::{Binding, CudaDevice, Grid, Kernel, cuda_source};
 #[cfg(all(test, feature = "cuda-sim"))]
 use crate::device::cuda::resources::Launched;
-use crate::ops::launch::cuda::{output, width};
+use crate::ops::launch::cuda::{REDUCE, ROWS, RowPlan, output, width};
 use crate::{DType, Result, Shape, Tensor};
 
-const REDUCE: &str = cuda_source!("common/reduce.cuh");
-const COMMON: &str = cuda_source!("norm/common.cuh");
-const FORWARD: &[&str] = &[REDUCE, COMMON, cuda_source!("norm/forward.cu")];
 const PARTIALS: &str = cuda_source!("norm/partials.cuh");
-const BACKWARD: &[&str] = &[REDUCE, COMMON, PARTIALS, cuda_source!("norm/backward.cu")];
+const FORWARD: &[&str] = &[REDUCE, ROWS, cuda_source!("norm/forward.cu")];
+const BACKWARD: &[&str] = &[REDUCE, ROWS, PARTIALS, cuda_source!("norm/backward.cu")];
 const BACKWARD_WEIGHT: &[&str] = &[PARTIALS, cuda_source!("norm/backward_weight.cu")];
 
 /// Threads a block of backward_weight.cu.
@@ -47,69 +45,27 @@ struct BackwardWeight {
     chunks: u32,
 }
 
-/// How a row is divided over threads, see kernels/norm/common.cuh.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Plan {
-    /// Threads a block.
-    block: usize,
-    /// Threads a row.
-    team: usize,
-    /// Elements a load.
-    width: usize,
-    /// Loads that a thread keeps in registers; 0 if it keeps none.
-    steps: usize,
+/// Elements that a lane keeps where a warp has a row. Backward has twice as much to keep, and so has f32, as weight
+/// and bias stay as they lie in memory.
+fn kept(dtype: DType, backward: bool) -> usize {
+    if dtype.size() == 2 && !backward { 32 } else { 16 }
 }
 
-impl Plan {
-    /// A warp a row while its lanes can keep it, then as many warps as keep 8 or 16 elements a thread, then a block
-    /// that reads the row again in each pass. So do rows that start anywhere: for them, kernels of as many sizes
-    /// would not pay.
-    fn of(cols: usize, width: usize, backward: bool) -> Plan {
-        if width == 1 {
-            let (block, team) = if cols <= 1024 { (128, 32) } else { (256, 256) };
-            return Plan { block, team, width, steps: 0 };
-        }
-        // Backward has twice as much to keep, and so has f32, as weight and bias stay as they lie in memory.
-        let kept = if width == 8 && !backward { 32 } else { 16 };
-        let (block, team) = match cols {
-            _ if cols <= 32 * kept => (128, 32),
-            ..=2048 => (cols.div_ceil(8).next_multiple_of(32), cols.div_ceil(8).next_multiple_of(32)),
-            2049..=8192 => (cols.div_ceil(16).next_multiple_of(32), cols.div_ceil(16).next_multiple_of(32)),
-            _ => return Plan { block: 512, team: 512, width, steps: 0 },
-        };
-        Plan { block, team, width, steps: cols.div_ceil(team * width) }
-    }
-
-    fn kernel(&self, name: &'static str, source: &'static [&'static str], entry: &'static str) -> Kernel {
-        Kernel::builtin(name, source, entry)
-            .with("BLOCK", self.block as u32)
-            .with("TEAM", self.team as u32)
-            .with("WIDTH", self.width as u32)
-            .with("STEPS", self.steps as u32)
-    }
-
-    /// Bytes of shared memory in which the teams of a block of backward.cu add up their sums.
-    fn shared(&self, cols: usize) -> usize {
-        if self.steps > 0 && self.team < self.block { 8 * cols } else { 0 }
-    }
-
-    /// Blocks for so many rows, but no more than `most`.
-    fn grid(&self, rows: usize, most: usize, shared: usize) -> Grid {
-        let blocks = rows.div_ceil(self.block / self.team).min(most);
-        Grid { blocks: [blocks as u32, 1, 1], threads: self.block as u32, shared: shared as u32 }
-    }
+/// Bytes of shared memory in which the teams of a block of backward.cu add up their sums.
+fn shared(plan: &RowPlan, cols: usize) -> u32 {
+    if plan.steps > 0 && plan.team < plan.block { 8 * cols as u32 } else { 0 }
 }
 
-fn forward_kernel(plan: &Plan, rms: bool, bias: bool, residual: bool, dtype: DType) -> Kernel {
-    plan.kernel("norm", FORWARD, "forward")
+fn forward_kernel(plan: &RowPlan, rms: bool, bias: bool, residual: bool, dtype: DType) -> Kernel {
+    plan.specialise(Kernel::builtin("norm", FORWARD, "forward"))
         .with("RMS", rms)
         .with("HAS_BIAS", bias)
         .with("RESIDUAL", residual)
         .with("T", dtype)
 }
 
-fn backward_kernel(plan: &Plan, rms: bool, dsum: bool, bias: bool, dtype: DType) -> Kernel {
-    plan.kernel("norm_backward", BACKWARD, "backward")
+fn backward_kernel(plan: &RowPlan, rms: bool, dsum: bool, bias: bool, dtype: DType) -> Kernel {
+    plan.specialise(Kernel::builtin("norm_backward", BACKWARD, "backward"))
         .with("RMS", rms)
         .with("HAS_DSUM", dsum)
         .with("WEIGHTS", plan.steps > 0)
@@ -136,7 +92,7 @@ pub(super) fn forward(device: &CudaDevice, op: &Norm, x: &[Tensor]) -> Result<Ve
     let residual = op.residual(x).map(Tensor::cuda).transpose()?;
     let bias = op.bias(x).map(Tensor::cuda).transpose()?;
     let inputs = [Some(&values), Some(&weight), residual.as_ref(), bias.as_ref()];
-    let plan = Plan::of(cols, width(dtype, cols, inputs.into_iter().flatten()), false);
+    let plan = RowPlan::of(cols, width(dtype, cols, inputs.into_iter().flatten()), kept(dtype, false));
     let kernel = forward_kernel(&plan, op.kind == Kind::Rms, op.bias, op.residual, dtype);
     device.launch(
         &kernel,
@@ -151,7 +107,7 @@ pub(super) fn forward(device: &CudaDevice, op: &Norm, x: &[Tensor]) -> Result<Ve
         ],
         &Forward { rows: rows as u32, cols: cols as u32, eps: op.eps as f32, pad: 0 },
         // As many as a device holds at once: each then reads weight and bias once.
-        plan.grid(rows, (2048 / plan.block) * device.multiprocessors() as usize, 0),
+        plan.grid(rows, (2048 / plan.block) * device.multiprocessors() as usize),
     )?;
     Ok([Some(y), sum.map(|(tensor, _)| tensor), Some(stats)].into_iter().flatten().collect())
 }
@@ -163,10 +119,10 @@ pub(super) fn backward(device: &CudaDevice, op: &NormBackward, x: &[Tensor]) -> 
     let (dh, dh_buffer) = output("norm_backward", device, shape, dtype)?;
     let inputs = [Some(&h), Some(&weight), Some(&dy), dsum.as_ref()];
     let wide = width(dtype, cols, inputs.into_iter().flatten());
-    let plan = Plan::of(cols, wide, true);
+    let plan = RowPlan::of(cols, wide, kept(dtype, true));
     // Rows in registers give their share of the weight's gradient along the way.
     let along = plan.steps > 0;
-    let grid = plan.grid(rows, SHARES, plan.shared(cols));
+    let grid = Grid { shared: shared(&plan, cols), ..plan.grid(rows, SHARES) };
     let chunks = if along { grid.blocks[0] as usize } else { rows.div_ceil(CHUNK) };
     let partials = device.alloc("norm_backward", chunks * 2 * cols * 4)?;
     let kernel = backward_kernel(&plan, op.kind == Kind::Rms, op.dsum, op.bias, dtype);
@@ -221,9 +177,9 @@ pub(crate) fn launched() -> Vec<Launched> {
     for dtype in [DType::F32, DType::F16, DType::BF16] {
         for width in [1, 16 / dtype.size()] {
             for backward in [false, true] {
-                let mut plans: Vec<(Plan, usize)> = Vec::new();
+                let mut plans: Vec<(RowPlan, usize)> = Vec::new();
                 for cols in columns() {
-                    let plan = Plan::of(cols, width, backward);
+                    let plan = RowPlan::of(cols, width, kept(dtype, backward));
                     match plans.iter_mut().find(|(other, _)| *other == plan) {
                         Some((_, longest)) => *longest = cols,
                         None => plans.push((plan, cols)),
@@ -236,9 +192,10 @@ pub(crate) fn launched() -> Vec<Launched> {
                     for (rms, rest) in [(false, true), (true, false)] {
                         let (kernel, shared) = match backward {
                             false => (forward_kernel(plan, rms, rest, rest, dtype), 0),
-                            true => (backward_kernel(plan, rms, rest, rest, dtype), plan.shared(*cols)),
+                            true => (backward_kernel(plan, rms, rest, rest, dtype), shared(plan, *cols)),
                         };
-                        all.push(Launched { kernel, grid: plan.grid(1, 1, shared), tensor_cores: false, wide });
+                        let grid = Grid { shared, ..plan.grid(1, 1) };
+                        all.push(Launched { kernel, grid, tensor_cores: false, wide });
                     }
                 }
             }

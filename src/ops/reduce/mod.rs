@@ -1,10 +1,14 @@
 //! Reductions over one dimension, and the sums that undo broadcasting.
 
 mod cpu;
+#[cfg(feature = "cuda")]
+mod cuda;
 #[cfg(feature = "wgpu")]
 mod wgpu;
 
 use crate::autograd::Backward;
+#[cfg(feature = "cuda")]
+use crate::device::cuda::CudaDevice;
 #[cfg(feature = "wgpu")]
 use crate::device::wgpu::WgpuDevice;
 use crate::op::{Op, Saves, apply1};
@@ -36,6 +40,11 @@ impl Op for Reduce {
 
     fn cpu(&self, x: &[Tensor]) -> Result<Vec<Tensor>> {
         cpu::reduce(self.kind, &x[0], self.dim)
+    }
+
+    #[cfg(feature = "cuda")]
+    fn cuda(&self, device: &CudaDevice, x: &[Tensor]) -> Result<Vec<Tensor>> {
+        cuda::reduce(device, self.kind, &x[0], self.dim)
     }
 
     #[cfg(feature = "wgpu")]
@@ -77,6 +86,11 @@ impl Op for ArgReduce {
 
     fn cpu(&self, x: &[Tensor]) -> Result<Vec<Tensor>> {
         cpu::arg_reduce(self.kind, &x[0], self.dim)
+    }
+
+    #[cfg(feature = "cuda")]
+    fn cuda(&self, device: &CudaDevice, x: &[Tensor]) -> Result<Vec<Tensor>> {
+        cuda::arg_reduce(device, self.kind, &x[0], self.dim)
     }
 
     #[cfg(feature = "wgpu")]

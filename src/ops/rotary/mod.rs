@@ -1,11 +1,15 @@
 //! Rotary position embedding.
 
 mod cpu;
+#[cfg(feature = "cuda")]
+mod cuda;
 #[cfg(feature = "wgpu")]
 mod wgpu;
 
 use crate::autograd::Backward;
 use crate::device::cpu::{CpuVec, Real};
+#[cfg(feature = "cuda")]
+use crate::device::cuda::CudaDevice;
 #[cfg(feature = "wgpu")]
 use crate::device::wgpu::WgpuDevice;
 use crate::op::{Op, Saves, apply1};
@@ -47,6 +51,11 @@ impl Op for Rotary {
 
     fn cpu(&self, x: &[Tensor]) -> Result<Vec<Tensor>> {
         with_real!(x[0].dtype(), R => self.run::<R>(x))
+    }
+
+    #[cfg(feature = "cuda")]
+    fn cuda(&self, device: &CudaDevice, x: &[Tensor]) -> Result<Vec<Tensor>> {
+        cuda::rotate(device, self.pairs, self.inverse, &x[0], &x[1], &x[2])
     }
 
     #[cfg(feature = "wgpu")]

@@ -1,10 +1,14 @@
 //! Elementwise choice between two tensors.
 
 mod cpu;
+#[cfg(feature = "cuda")]
+mod cuda;
 #[cfg(feature = "wgpu")]
 mod wgpu;
 
 use crate::autograd::Backward;
+#[cfg(feature = "cuda")]
+use crate::device::cuda::CudaDevice;
 #[cfg(feature = "wgpu")]
 use crate::device::wgpu::WgpuDevice;
 use crate::op::{Op, Saves, apply1};
@@ -20,6 +24,11 @@ impl Op for Where {
 
     fn cpu(&self, x: &[Tensor]) -> Result<Vec<Tensor>> {
         cpu::select(&x[0], &x[1], &x[2])
+    }
+
+    #[cfg(feature = "cuda")]
+    fn cuda(&self, device: &CudaDevice, x: &[Tensor]) -> Result<Vec<Tensor>> {
+        cuda::select(device, &x[0], &x[1], &x[2])
     }
 
     #[cfg(feature = "wgpu")]

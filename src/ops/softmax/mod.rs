@@ -1,11 +1,15 @@
 //! Softmax and its logarithm along one dimension.
 
 mod cpu;
+#[cfg(feature = "cuda")]
+mod cuda;
 #[cfg(feature = "wgpu")]
 mod wgpu;
 
 use crate::autograd::Backward;
 use crate::device::cpu::CpuVec;
+#[cfg(feature = "cuda")]
+use crate::device::cuda::CudaDevice;
 #[cfg(feature = "wgpu")]
 use crate::device::wgpu::WgpuDevice;
 use crate::op::{Op, Saves, apply1};
@@ -30,6 +34,11 @@ impl Op for Softmax {
             cpu::forward(self.log, x.dim(D::Minus1)?, &x.cpu::<R>()?, &mut y);
             Ok(vec![Tensor::from_cpu(y, x.shape())?])
         })
+    }
+
+    #[cfg(feature = "cuda")]
+    fn cuda(&self, device: &CudaDevice, x: &[Tensor]) -> Result<Vec<Tensor>> {
+        cuda::forward(device, self.log, &x[0])
     }
 
     #[cfg(feature = "wgpu")]
@@ -63,6 +72,11 @@ impl Op for SoftmaxBackward {
             cpu::backward(self.log, y.dim(D::Minus1)?, &y.cpu::<R>()?, &dy.cpu::<R>()?, &mut dx);
             Ok(vec![Tensor::from_cpu(dx, y.shape())?])
         })
+    }
+
+    #[cfg(feature = "cuda")]
+    fn cuda(&self, device: &CudaDevice, x: &[Tensor]) -> Result<Vec<Tensor>> {
+        cuda::backward(device, self.log, &x[0], &x[1])
     }
 
     #[cfg(feature = "wgpu")]

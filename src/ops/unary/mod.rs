@@ -2,10 +2,14 @@
 
 pub(crate) mod activation;
 mod cpu;
+#[cfg(feature = "cuda")]
+mod cuda;
 #[cfg(feature = "wgpu")]
 mod wgpu;
 
 use crate::autograd::Backward;
+#[cfg(feature = "cuda")]
+use crate::device::cuda::CudaDevice;
 #[cfg(feature = "wgpu")]
 use crate::device::wgpu::WgpuDevice;
 use crate::op::{Op, Saves, apply1};
@@ -81,6 +85,11 @@ impl Op for Unary {
         cpu::forward(self, &x[0])
     }
 
+    #[cfg(feature = "cuda")]
+    fn cuda(&self, device: &CudaDevice, x: &[Tensor]) -> Result<Vec<Tensor>> {
+        cuda::forward(device, self, &x[0])
+    }
+
     #[cfg(feature = "wgpu")]
     fn wgpu(&self, device: &WgpuDevice, x: &[Tensor]) -> Result<Vec<Tensor>> {
         wgpu::forward(device, self, &x[0])
@@ -112,6 +121,11 @@ impl Op for UnaryBackward {
 
     fn cpu(&self, x: &[Tensor]) -> Result<Vec<Tensor>> {
         cpu::backward(&self.0, &x[0], &x[1])
+    }
+
+    #[cfg(feature = "cuda")]
+    fn cuda(&self, device: &CudaDevice, x: &[Tensor]) -> Result<Vec<Tensor>> {
+        cuda::backward(device, &self.0, &x[0], &x[1])
     }
 
     #[cfg(feature = "wgpu")]

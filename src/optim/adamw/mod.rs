@@ -1,6 +1,8 @@
 //! AdamW: one fused pass over parameters, gradients and moments.
 
 mod cpu;
+#[cfg(feature = "cuda")]
+mod cuda;
 #[cfg(feature = "wgpu")]
 mod wgpu;
 
@@ -52,6 +54,8 @@ struct Step {
 /// Where a group's parameters and moments are.
 enum State {
     Cpu(cpu::State),
+    #[cfg(feature = "cuda")]
+    Cuda(cuda::State),
     #[cfg(feature = "wgpu")]
     Wgpu(wgpu::State),
 }
@@ -59,8 +63,9 @@ enum State {
 /// AdamW (Loshchilov and Hutter, 2019) with PyTorch's arithmetic: decoupled weight decay, bias-corrected
 /// moments in the parameters' precision.
 ///
-/// On a GPU the parameters of a group, their gradients and moments each move into one allocation when
-/// the optimizer is made, so that a step is one kernel over all of them; views and clones follow.
+/// On wgpu the parameters of a group, their gradients and moments each move into one allocation when
+/// the optimizer is made, so that a step is one kernel over all of them; views and clones follow. On CUDA a
+/// step is one kernel over all groups, and everything stays where it is.
 /// Parameters without a gradient are left alone, as in PyTorch.
 pub struct AdamW {
     config: AdamWConfig,
@@ -119,7 +124,7 @@ impl AdamW {
         let state = |group: &ParamGroup| match &device {
             Device::Cpu => cpu::State::new(&group.vars).map(State::Cpu),
             #[cfg(feature = "cuda")]
-            Device::Cuda(device) => Err(Error::not_supported(op, device)),
+            Device::Cuda(_) => cuda::State::new(&group.vars).map(State::Cuda),
             #[cfg(feature = "wgpu")]
             Device::Wgpu(device) => wgpu::State::new(device, &group.vars).map(State::Wgpu),
         };
@@ -184,18 +189,24 @@ impl AdamW {
             Device::Cpu => {
                 let states = self.states.iter_mut().map(|s| match s {
                     State::Cpu(state) => state,
-                    #[cfg(feature = "wgpu")]
-                    State::Wgpu(_) => unreachable!("all groups are on one device"),
+                    #[cfg(any(feature = "cuda", feature = "wgpu"))]
+                    _ => unreachable!("all groups are on one device"),
                 });
                 cpu::step_all(states.zip(&self.groups).zip(steps).collect(), max_norm)?
             }
             #[cfg(feature = "cuda")]
-            Device::Cuda(device) => return Err(Error::not_supported("adamw", device)),
+            Device::Cuda(device) => {
+                let states = self.states.iter().map(|s| match s {
+                    State::Cuda(state) => state,
+                    _ => unreachable!("all groups are on one device"),
+                });
+                cuda::step_all(device, &states.zip(&self.groups).zip(steps).collect::<Vec<_>>(), max_norm)?
+            }
             #[cfg(feature = "wgpu")]
             Device::Wgpu(device) => {
                 let states = self.states.iter().map(|s| match s {
                     State::Wgpu(state) => state,
-                    State::Cpu(_) => unreachable!("all groups are on one device"),
+                    _ => unreachable!("all groups are on one device"),
                 });
                 wgpu::step_all(device, &states.zip(&self.groups).zip(steps).collect::<Vec<_>>(), max_norm)?
             }
@@ -212,6 +223,8 @@ impl AdamW {
             for (i, var) in group.vars.iter().enumerate() {
                 moments.push(match state {
                     State::Cpu(state) => state.moments(i),
+                    #[cfg(feature = "cuda")]
+                    State::Cuda(state) => state.moments(i),
                     #[cfg(feature = "wgpu")]
                     State::Wgpu(state) => state.moments(i, var)?,
                 });

@@ -1,4 +1,4 @@
-// What the norm kernels share: how a row is divided over threads.
+// How a row of a matrix is divided over threads, for kernels that visit one more than once: norm and softmax.
 //
 // A team of TEAM threads works on a row, each thread on the lines member, member + TEAM, .. of WIDTH neighbours, so
 // that a warp's loads are contiguous. With STEPS = ceil(C / (TEAM * WIDTH)) rows are read once and stay in registers;

@@ -1,0 +1,135 @@
+// Cross entropy of logits against class ids: the loss and the gradient, in one visit to a row.
+//
+//   lse         = max(z) + log(sum(exp(z - max(z))))                 z one row of logits, V wide
+//   loss[row]   = lse - z[label]                                     0 if the label is ignored
+//   dlogits     = factor * (exp(z - lse) - onehot(label))            0 if the label is ignored
+//
+// The maximum and the sum come from one reading, the gradient from the same one if the row stays in registers, as it lies
+// in memory; else from a second one while the row is in the second cache. `factor` is one number in a buffer, because
+// the mean over rows that count is known to the device alone: `count` below writes it. IN_PLACE writes the gradient
+// over the logits: for a large vocabulary the logits are the largest tensor of a training step, and a second copy would
+// double that.
+//
+// A label that is neither ignored nor below V reads nothing and yields NaN, in the loss and in the row's gradient.
+//
+// Constants: those of common/rows.cuh, and
+//            HAS_IGNORE  bool: rows whose label is p.ignore do not count
+//            GRADIENT    bool: write dlogits
+//            IN_PLACE    bool: the logits are in dlogits
+// Parts:     common/reduce.cuh, common/rows.cuh, common/softmax.cuh, then this
+//
+// Entry count: factor = 1 / (number of rows that count), 0 if there are none
+//   Arguments: labels [rows] u32, factor [1] f32 out, Params
+//   Grid:      one block, TEAM = BLOCK
+// Entry forward
+//   Arguments: logits [rows, V] (null if IN_PLACE), labels [rows] u32, factor [1] f32 (null: 1),
+//              loss [rows] f32 out, dlogits [rows, V] out (null unless GRADIENT), Params
+//   Grid:      ceil(rows / TEAMS) blocks, a team a row
+// Entry mean: out = factor * sum(loss)
+//   Arguments: loss [rows] f32, factor [1] f32 (null: 1), out [1] f32 out, Params
+//   Grid:      one block, TEAM = BLOCK
+// Bound by: memory. `forward` reads the logits once and writes the gradient once.
+
+struct Params {
+    u32 rows;
+    u32 V;
+    u32 ignore;
+    u32 pad;
+};
+
+extern "C" __global__ void __launch_bounds__(BLOCK, 1024 / BLOCK)
+forward(const T* __restrict__ logits, const u32* __restrict__ labels, const float* __restrict__ factor,
+        float* __restrict__ loss, T* __restrict__ dlogits, const Params p) {
+    const Share share = {threadIdx.x % TEAM, p.V};
+    const u32 lines = share.lines();
+    const u32 row = blockIdx.x * TEAMS + threadIdx.x / TEAM;
+    if (row >= p.rows) {
+        return;
+    }
+    const u64 base = (u64)row * p.V;
+    const T* from = (IN_PLACE ? dlogits : logits) + base;
+    const u32 label = labels[row];
+    const bool ignored = HAS_IGNORE && label == p.ignore;
+    const bool valid = label < p.V;
+
+    Line kept[KEPT];
+    Exponentials sum;
+#pragma unroll (RESIDENT ? STEPS : 2)
+    for (u32 s = 0; s < lines; s++) {
+        u32 c = share.column(s);
+        if (share.has(s)) {
+            float z[WIDTH];
+            Line& line = kept[RESIDENT ? s : 0];
+            line = Line::load(from + c);
+            line.to_floats(z);
+            sum.add(z);
+        }
+    }
+    u32 turn = 0;
+    sum.combine(turn);
+    if constexpr (RESIDENT) {
+        // The compiler must not know that the words are the same: it would keep the floats that it has made of them.
+#pragma unroll
+        for (u32 s = 0; s < STEPS; s++) {
+#pragma unroll
+            for (u32 i = 0; i < Line::WORDS; i++) {
+                asm volatile("" : "+r"(kept[s].words[i]));
+            }
+        }
+    }
+
+    const float invalid = __uint_as_float(0x7fc00000);
+    // The label's logit is read by the thread that may overwrite it below.
+    if (share.member == (valid ? label / WIDTH % TEAM : 0)) {
+        // Large terms first: they cancel exactly where the target is the maximum.
+        loss[row] = ignored ? 0.0f : valid ? (sum.top - to_float(from[label])) + logf(sum.total) : invalid;
+    }
+    if constexpr (GRADIENT) {
+        const float scale = ignored ? 0.0f : valid ? (factor ? *factor : 1.0f) : invalid;
+        // exp(z - top) / total, not exp(z - lse): the logarithm rounds.
+        const float share_of_one = 1.0f / sum.total;
+#pragma unroll (RESIDENT ? STEPS : 2)
+        for (u32 s = 0; s < lines; s++) {
+            u32 c = share.column(s);
+            if (share.has(s)) {
+                float z[WIDTH];
+                (RESIDENT ? kept[RESIDENT ? s : 0] : Line::load(from + c)).to_floats(z);
+#pragma unroll
+                for (u32 i = 0; i < WIDTH; i++) {
+                    float softmax = expf(z[i] - sum.top) * share_of_one;
+                    z[i] = ignored ? 0.0f : scale * (softmax - (c + i == label ? 1.0f : 0.0f));
+                }
+                Line::of_floats(z).store(dlogits + base + c);
+            }
+        }
+    }
+}
+
+// Sums of ones stay exact in f32 up to 2^24 a thread.
+extern "C" __global__ void __launch_bounds__(BLOCK, 1)
+count(const u32* __restrict__ labels, float* __restrict__ factor, const Params p) {
+    float n = 0.0f;
+#pragma unroll 4
+    for (u32 row = threadIdx.x; row < p.rows; row += BLOCK) {
+        n += HAS_IGNORE && labels[row] == p.ignore ? 0.0f : 1.0f;
+    }
+    u32 turn = 0;
+    const float total = team_sum(n, turn);
+    if (threadIdx.x == 0) {
+        *factor = total > 0.0f ? 1.0f / total : 0.0f;
+    }
+}
+
+extern "C" __global__ void __launch_bounds__(BLOCK, 1)
+mean(const float* __restrict__ loss, const float* __restrict__ factor, float* __restrict__ out, const Params p) {
+    float sum = 0.0f;
+#pragma unroll 4
+    for (u32 row = threadIdx.x; row < p.rows; row += BLOCK) {
+        sum += loss[row];
+    }
+    u32 turn = 0;
+    const float total = team_sum(sum, turn);
+    if (threadIdx.x == 0) {
+        *out = factor ? total * *factor : total;
+    }
+}
