@@ -53,6 +53,8 @@ impl Plan {
             // The bits of dropout take the registers of the second row.
             ..=128 if dropout => (4, 1, 64, true),
             ..=64 => (4, 2, 64, false),
+            // Three registers too many there.
+            97..=128 if capability >= (12, 0) => (4, 1, 64, true),
             65..=128 => (4, 2, 32, false),
             _ if shared >= 128 << 10 => (8, 1, 32, false),
             _ if shared > 64 << 10 => (4, 1, 32, false),

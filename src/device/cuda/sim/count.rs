@@ -184,6 +184,7 @@ pub struct Count {
 /// Tensor-core instructions of one shape and type.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct TensorCount {
+    /// Warp instructions.
     pub instructions: u64,
     /// Two for each multiplication and addition.
     pub flops: u64,
@@ -192,7 +193,9 @@ pub struct TensorCount {
 /// How the launch sits on a multiprocessor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Shape {
+    /// Blocks along x, y and z.
     pub grid: [u32; 3],
+    /// Threads of a block along x, y and z.
     pub block: [u32; 3],
     /// Static and dynamic, in bytes.
     pub shared_bytes: u32,
@@ -201,15 +204,21 @@ pub struct Shape {
 /// What one launch did.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Counters {
+    /// The entry point's name.
     pub kernel: String,
+    /// Its grid, blocks and shared memory.
     pub shape: Shape,
+    /// Instructions by kind.
     pub kinds: BTreeMap<Kind, Count>,
     /// By name: `m16n8k16 bf16`.
     pub tensor: BTreeMap<String, TensorCount>,
+    /// Branches, predicated ones and loops' included.
     pub branches: Count,
+    /// Those of them after which the lanes of a warp go two ways.
     pub divergent_branches: u64,
     /// Sectors of 32 bytes.
     pub global_loads: Traffic,
+    /// Sectors of 32 bytes.
     pub global_stores: Traffic,
     /// Wavefronts.
     pub shared: Traffic,
@@ -272,6 +281,7 @@ impl Counters {
         })
     }
 
+    /// Floating-point operations of the tensor cores, all shapes together.
     pub fn tensor_flops(&self) -> u64 {
         self.tensor.values().map(|count| count.flops).sum()
     }
@@ -286,11 +296,15 @@ impl Counters {
 /// capability).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
+    /// Resident warps.
     pub warps: u32,
+    /// Resident blocks.
     pub blocks: u32,
+    /// 32-bit registers.
     pub registers: u32,
     /// Bytes for all blocks together; each block takes 1 KiB more than it asks for from compute capability 8.0 on.
     pub shared_bytes: u32,
+    /// What each block takes besides, in bytes.
     pub reserved_shared: u32,
 }
 
@@ -334,18 +348,26 @@ impl Limits {
 /// What keeps more blocks from a multiprocessor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Limit {
+    /// There is no room for another block's warps.
     Warps,
+    /// There are as many blocks as there may be.
     Blocks,
+    /// The registers are taken.
     Registers,
+    /// The shared memory is taken.
     Shared,
 }
 
 /// Blocks and warps resident on a multiprocessor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Occupancy {
+    /// Resident blocks.
     pub blocks: u32,
+    /// Resident warps.
     pub warps: u32,
+    /// As many as there could be.
     pub of_warps: u32,
+    /// What keeps more from it.
     pub limit: Limit,
 }
 

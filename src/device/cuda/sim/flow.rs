@@ -374,3 +374,42 @@ fn assign(program: &mut Program) {
     program.slots.iter_mut().for_each(resolve);
     program.insts.iter_mut().filter_map(|inst| inst.guard.as_mut()).for_each(|(slot, _)| resolve(slot));
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A graph of these edges, block 0 first.
+    fn graph(successors: &[&[usize]]) -> Graph {
+        let starts: Vec<usize> = (0..successors.len()).collect();
+        let ends = starts.iter().map(|start| start + 1).collect();
+        Graph { starts, ends, successors: successors.iter().map(|list| list.to_vec()).collect() }
+    }
+
+    #[test]
+    fn a_join_comes_after_both_branches() {
+        // 0 -> 2, 3; both -> 1, which is first in the text.
+        assert_eq!(order(&graph(&[&[2, 3], &[], &[1], &[1]])), [0, 2, 3, 1]);
+    }
+
+    #[test]
+    fn a_loop_comes_before_its_exit() {
+        // 0 -> 1; 1 (header) -> 2, 3; 2 (exit); 3 -> 4; 4 -> 1, 2.
+        assert_eq!(order(&graph(&[&[1], &[2, 3], &[], &[4], &[1, 2]])), [0, 1, 3, 4, 2]);
+    }
+
+    #[test]
+    fn nested_loops_stay_together() {
+        // 1 is the outer header, 3 the inner loop on itself, 5 its latch, 2 what follows the outer loop.
+        let layout = order(&graph(&[&[1], &[2, 3], &[4], &[3, 5], &[], &[1]]));
+        assert_eq!(layout, [0, 1, 3, 5, 2, 4]);
+    }
+
+    #[test]
+    fn irreducible_loops_and_dead_blocks() {
+        // 1 and 2 jump into each other; 3 is never reached.
+        let layout = order(&graph(&[&[1, 2], &[2], &[1], &[1]]));
+        assert_eq!(layout.len(), 3);
+        assert_eq!(layout[0], 0);
+    }
+}

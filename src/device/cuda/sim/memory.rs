@@ -72,8 +72,13 @@ impl Buffer {
     }
 
     pub fn read(&self, offset: u64, into: &mut [u8]) {
-        for (i, byte) in into.iter_mut().enumerate() {
-            *byte = self.load(offset + i as u64, 1) as u8;
+        let mut at = offset;
+        let mut rest = into;
+        while !rest.is_empty() {
+            let bytes = if at.is_multiple_of(8) && rest.len() >= 8 { 8 } else { 1 };
+            let (piece, tail) = rest.split_at_mut(bytes);
+            piece.copy_from_slice(&self.load(at, bytes as u8).to_le_bytes()[..bytes]);
+            (at, rest) = (at + bytes as u64, tail);
         }
     }
 

@@ -54,6 +54,7 @@ pub type Result<T> = std::result::Result<T, Error>;
 pub struct Checks {
     /// Accesses outside of allocations, or of freed ones. Without it such loads give 0 and such stores do nothing.
     pub bounds: bool,
+    /// Addresses that are no multiple of an access's size.
     pub alignment: bool,
     /// Reads of global, shared and local memory that nobody has written.
     pub uninitialised: bool,
@@ -68,6 +69,7 @@ pub struct Checks {
 }
 
 impl Checks {
+    /// All of them.
     pub const ALL: Self = Self {
         bounds: true,
         alignment: true,
@@ -107,6 +109,7 @@ pub type Output = Arc<dyn Fn(&str) + Send + Sync>;
 /// How a simulator works.
 #[derive(Clone)]
 pub struct Options {
+    /// What a launch looks for.
     pub checks: Checks,
     /// Host threads; None: as many as rayon has.
     pub threads: Option<usize>,
@@ -144,6 +147,7 @@ pub struct Simulator {
 }
 
 impl Simulator {
+    /// A device without memory and kernels.
     pub fn new(options: Options) -> Self {
         let memory = Memory::new(options.checks.uninitialised);
         let device = Device { options, memory, launches: AtomicU32::new(0), history: Mutex::default() };
@@ -160,6 +164,7 @@ impl Simulator {
         self.device.memory.free(address)
     }
 
+    /// Writes device memory.
     pub fn write(&self, address: u64, bytes: &[u8]) -> Result<()> {
         self.device.memory.write(address, bytes)
     }
@@ -246,14 +251,9 @@ impl Simulator {
             let program = decode::decode(&tree, function, &symbols)?;
             functions.insert(function.name.clone(), Arc::new(program));
         }
-        let contents = Contents {
-            device: self.device.clone(),
-            functions,
-            files: tree.files,
-            constants,
-            allocations,
-            globals,
-        };
+        let files = tree.files.into_iter().map(|(index, name)| (index, relative(name))).collect();
+        let contents =
+            Contents { device: self.device.clone(), functions, files, constants, allocations, globals };
         Ok(Module { contents: Arc::new(contents) })
     }
 
@@ -347,8 +347,16 @@ impl Simulator {
     }
 }
 
+/// A file's name as `#line` gave it: NVRTC puts the working directory before names that are relative.
+fn relative(name: String) -> String {
+    let directory = std::env::current_dir().unwrap_or_default();
+    let stripped = std::path::Path::new(&name).strip_prefix(directory).ok().and_then(|path| path.to_str());
+    stripped.map_or_else(|| name.clone(), str::to_owned)
+}
+
 /// Shared memory that a kernel may declare, and that a block may have, as on compute capability 8.0.
 pub const STATIC_SHARED: u32 = 48 * 1024;
+/// The most shared memory of a block, with what it asks for at the launch.
 pub const MAX_SHARED: u32 = 163 * 1024;
 
 struct Contents {
@@ -378,6 +386,7 @@ pub struct Module {
 }
 
 impl Module {
+    /// The kernel of this name.
     pub fn function(&self, name: &str) -> Result<Function> {
         let program = self.contents.functions.get(name).ok_or_else(|| Error::NoFunction(name.to_owned()))?;
         Ok(Function { program: program.clone(), contents: self.contents.clone() })
@@ -405,6 +414,7 @@ pub struct Function {
 }
 
 impl Function {
+    /// The entry point's name.
     pub fn name(&self) -> &str {
         &self.program.name
     }

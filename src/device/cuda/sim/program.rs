@@ -59,24 +59,40 @@ impl From<RegType> for Class {
 /// What the counters file an instruction under.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Kind {
+    /// Integers and bits, addresses included.
     Integer,
+    /// Single precision.
     F32,
+    /// Double precision.
     F64,
+    /// f16 and bf16, one or two at a time.
     Half,
+    /// `cvt`.
     Conversion,
+    /// The special function unit: `ex2`, `rsqrt`, `sin`...
     Special,
+    /// Moves and selections.
     Move,
+    /// Branches, calls and returns.
     Control,
+    /// Global memory, asynchronous copies included.
     Global,
+    /// Shared memory, `ldmatrix` included.
     Shared,
+    /// Local memory.
     Local,
+    /// Constant memory and parameters.
     Constant,
+    /// Exchanges within a warp: shuffles, votes, matches.
     Warp,
+    /// Barriers, fences and waits.
     Barrier,
+    /// `mma`.
     Tensor,
 }
 
 impl Kind {
+    /// Every kind.
     pub const ALL: [Self; 15] = [
         Self::Integer,
         Self::F32,
@@ -95,6 +111,7 @@ impl Kind {
         Self::Tensor,
     ];
 
+    /// As tables call it.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Integer => "integer",
@@ -406,6 +423,37 @@ code_from! {
 }
 
 impl Code {
+    /// The sizes of destination and sources, of codes that have one destination and so many sources.
+    pub fn signature(&self) -> Option<(Class, &'static [Class])> {
+        use Class::{Long as L, Pred as P, Word as W};
+        Some(match self {
+            Self::WofW(_) => (W, &[W]),
+            Self::WofL(_) => (W, &[L]),
+            Self::LofW(_) => (L, &[W]),
+            Self::LofL(_) => (L, &[L]),
+            Self::WofWW(_) => (W, &[W, W]),
+            Self::WofLL(_) => (W, &[L, L]),
+            Self::LofWW(_) => (L, &[W, W]),
+            Self::LofLW(_) => (L, &[L, W]),
+            Self::LofLL(_) => (L, &[L, L]),
+            Self::WofWWW(_) => (W, &[W, W, W]),
+            Self::LofWWL(_) => (L, &[W, W, L]),
+            Self::LofLWW(_) => (L, &[L, W, W]),
+            Self::LofLLL(_) => (L, &[L, L, L]),
+            Self::WofWWWW(_) => (W, &[W, W, W, W]),
+            Self::LofLLWW(_) => (L, &[L, L, W, W]),
+            Self::PofW(_) => (P, &[W]),
+            Self::PofL(_) => (P, &[L]),
+            Self::PofWW(_) => (P, &[W, W]),
+            Self::PofLL(_) => (P, &[L, L]),
+            Self::Pred(PredOp::Move | PredOp::Not) => (P, &[P]),
+            Self::Pred(_) => (P, &[P, P]),
+            Self::SelectWord => (W, &[W, W, P]),
+            Self::SelectLong => (L, &[L, L, P]),
+            _ => return None,
+        })
+    }
+
     /// Whether control may leave for somewhere else than the next instruction.
     pub fn ends_block(&self) -> bool {
         matches!(self, Self::Branch { .. } | Self::BranchTable(_) | Self::Exit | Self::Trap)
@@ -416,6 +464,7 @@ impl Code {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ParamConstant {
     pub slot: Slot,
+    /// Bytes from the start.
     pub offset: u32,
     pub bytes: u8,
     pub signed: bool,
@@ -424,9 +473,12 @@ pub struct ParamConstant {
 /// A parameter of a kernel: where in the parameter buffer it lies.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Param {
+    /// As the PTX names it.
     pub name: String,
     pub offset: u32,
+    /// Bytes.
     pub size: u32,
+    /// Its offset is a multiple of so many bytes.
     pub align: u32,
 }
 

@@ -8,16 +8,31 @@ use std::fmt;
 pub enum Error {
     /// The text is not PTX.
     #[error("PTX line {line}: {message}")]
-    Parse { line: u32, message: String },
+    Parse {
+        /// Of the PTX, counted from 1.
+        line: u32,
+        /// What is wrong.
+        message: String,
+    },
     /// An instruction, a modifier or a feature that the simulator does not know. It never skips one.
     #[error("PTX line {line} is not supported: {message}")]
-    Unsupported { line: u32, message: String },
+    Unsupported {
+        /// Of the PTX, counted from 1.
+        line: u32,
+        /// What it is.
+        message: String,
+    },
     /// The module has no such kernel.
     #[error("the module has no kernel `{0}`")]
     NoFunction(String),
     /// A launch that CUDA would refuse.
     #[error("launch of `{kernel}`: {message}")]
-    Launch { kernel: String, message: String },
+    Launch {
+        /// The entry point.
+        kernel: String,
+        /// What CUDA would not take.
+        message: String,
+    },
     /// A call of the host that names memory which is not there.
     #[error("{0}")]
     Memory(String),
@@ -48,11 +63,17 @@ impl Error {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ReportKind {
+    /// An access outside of every allocation, or beyond the end of one.
     OutOfBounds,
+    /// An access to an allocation that was freed.
     UseAfterFree,
+    /// An address that is no multiple of the access's size.
     Misaligned,
+    /// A read of memory that nobody has written.
     Uninitialised,
+    /// Two threads in shared memory, one of which writes, with no barrier between.
     SharedRace,
+    /// The same in global memory, within a launch.
     GlobalRace,
     /// A barrier that a part of a warp reaches, or that threads wait at for ever.
     Barrier,
@@ -87,7 +108,9 @@ impl fmt::Display for ReportKind {
 /// A line of the CUDA source.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Source {
+    /// As the compiler was told, by `#line` or by the program's name.
     pub file: String,
+    /// Counted from 1.
     pub line: u32,
 }
 
@@ -100,23 +123,32 @@ impl fmt::Display for Source {
 /// The second party of a race.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Other {
+    /// Its block.
     pub block: [u32; 3],
     /// None where only the block is known.
     pub thread: Option<[u32; 3]>,
+    /// The line of the PTX, counted from 1.
     pub ptx_line: Option<u32>,
+    /// The line of the source, if the PTX has it (`-lineinfo`).
     pub source: Option<Source>,
 }
 
 /// A fault in a kernel: what, where and by whom.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Report {
+    /// What it is.
     pub kind: ReportKind,
     /// None if the host's own read found it.
     pub kernel: Option<String>,
+    /// The block.
     pub block: [u32; 3],
+    /// The first thread, where it is one thread's fault.
     pub thread: Option<[u32; 3]>,
+    /// The other party of a race.
     pub other: Option<Other>,
+    /// The line of the PTX, counted from 1.
     pub ptx_line: Option<u32>,
+    /// The line of the source, if the PTX has it (`-lineinfo`).
     pub source: Option<Source>,
     /// A sentence.
     pub message: String,

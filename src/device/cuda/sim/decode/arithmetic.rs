@@ -827,7 +827,7 @@ fn mov(decoder: &mut Decoder, op: &mut Opcode, operands: &[Operand]) -> Result<(
     let [dst, src] = operands else { return decoder.fail("mov takes two operands") };
     match (dst, src) {
         (Operand::Vector(parts), src) => {
-            let bits = 8 * ty.bytes() / parts.len() as u8;
+            let bits = part_bits(decoder, ty, parts)?;
             let src = decoder.source(src, ty)?;
             let class = if bits == 64 { Class::Long } else { Class::Word };
             let parts =
@@ -835,7 +835,7 @@ fn mov(decoder: &mut Decoder, op: &mut Opcode, operands: &[Operand]) -> Result<(
             decoder.emit(Code::Unpack { bits }, Some(Kind::Move), &parts, &[src]);
         }
         (dst, Operand::Vector(parts)) => {
-            let bits = 8 * ty.bytes() / parts.len() as u8;
+            let bits = part_bits(decoder, ty, parts)?;
             let part = if bits == 64 { Type::B64 } else { Type::B32 };
             let parts =
                 parts.iter().map(|source| decoder.source(source, part)).collect::<Result<Vec<_>>>()?;
@@ -861,6 +861,15 @@ fn mov(decoder: &mut Decoder, op: &mut Opcode, operands: &[Operand]) -> Result<(
         }
     }
     Ok(())
+}
+
+/// Bits of each of the parts that a register is packed of.
+fn part_bits(decoder: &Decoder, ty: Type, parts: &[Operand]) -> Result<u8> {
+    match (parts.len(), 8 * ty.bytes()) {
+        (2, bits @ (16 | 32 | 64)) => Ok(bits / 2),
+        (4, bits @ (32 | 64)) => Ok(bits / 4),
+        _ => decoder.fail("a vector of the wrong length"),
+    }
 }
 
 fn special(name: &str) -> Option<Special> {

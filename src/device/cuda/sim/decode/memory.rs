@@ -92,6 +92,9 @@ fn form(decoder: &mut Decoder, op: &mut Opcode) -> Result<Form> {
     op.ignore_prefix("L2::");
     let count = op.choice(&[("v2", 2), ("v4", 4), ("v8", 8)]).unwrap_or(1);
     let ty = op.ty()?;
+    if ty == Type::Pred || count * ty.bytes() > 32 {
+        return Err(op.unsupported("the type is not supported"));
+    }
     if strong && matches!(space, MemSpace::Global | MemSpace::Generic) {
         decoder.facts.fences = true;
     }

@@ -56,7 +56,11 @@ pub fn decode(module: &Module, function: &Function, symbols: &HashMap<String, Sy
             Statement::Instruction(instruction) => decoder.instruction(instruction)?,
         }
     }
+    if decoder.param_constants.iter().any(|read| read.offset + u32::from(read.bytes) > param_bytes) {
+        return Err(Error::unsupported(function.line, "the kernel reads past its parameters"));
+    }
     // Falling off the end of a kernel ends it.
+    decoder.guard = None;
     decoder.emit(Code::Exit, None, &[], &[]);
     decoder.resolve_labels();
     let facts = decoder.facts;
@@ -223,6 +227,7 @@ impl Decoder {
         self.guard = instruction.guard.map(|(register, negated)| (self.register(register), negated));
         let mut op = Opcode::new(instruction);
         let operands = &instruction.operands[..];
+        let before = self.insts.len();
         let known = arithmetic::decode(self, &mut op, operands)?
             || convert::decode(self, &mut op, operands)?
             || memory::decode(self, &mut op, operands)?
@@ -230,7 +235,18 @@ impl Decoder {
         if !known {
             return Err(op.unsupported("the instruction is not supported"));
         }
+        if !self.insts[before..].iter().all(|inst| self.fits(inst)) {
+            return Err(op.unsupported("wrong operands"));
+        }
         op.finish()
+    }
+
+    /// Whether an instruction has as many operands as its code takes, each of the right size.
+    fn fits(&self, inst: &Inst) -> bool {
+        let Some((dst, srcs)) = inst.code.signature() else { return true };
+        let slots = &self.slots[inst.first as usize..];
+        let classes = slots[..usize::from(inst.dsts + inst.srcs)].iter().map(|slot| slot.class());
+        classes.eq(std::iter::once(dst).chain(srcs.iter().copied()))
     }
 
     fn emit(&mut self, code: Code, kind: Option<Kind>, dsts: &[Slot], srcs: &[Slot]) {

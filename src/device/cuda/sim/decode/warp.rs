@@ -112,6 +112,9 @@ fn barrier(decoder: &mut Decoder, op: &mut Opcode, operands: &[Operand]) -> Resu
         op.choice(&[("sync", Barrier::Sync), ("arrive", Barrier::Arrive)])
     };
     let Some(code) = code else { return Err(op.unsupported("the form is not supported")) };
+    if operands.len() <= usize::from(reduction) {
+        return decoder.fail("wrong number of operands");
+    }
     let (dsts, sources) = if reduction {
         op.ty()?;
         let [dst, rest @ .., value] = operands else { return decoder.fail("wrong number of operands") };

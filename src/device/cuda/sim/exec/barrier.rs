@@ -22,6 +22,7 @@ pub struct State {
 }
 
 impl Block<'_> {
+    #[inline(never)]
     pub fn barrier(
         &mut self,
         warp: &mut Warp,

@@ -72,6 +72,7 @@ impl Block<'_> {
         self.report(ReportKind::AbsentLane, first.pc, Some(warp.thread(here)), message)
     }
 
+    #[inline(never)]
     pub fn shuffle(
         &mut self,
         warp: &Warp,
@@ -123,6 +124,7 @@ impl Block<'_> {
         Ok(Next::Step)
     }
 
+    #[inline(never)]
     pub fn vote(
         &mut self,
         warp: &Warp,
@@ -187,6 +189,7 @@ impl Block<'_> {
         Ok(Next::Step)
     }
 
+    #[inline(never)]
     pub fn redux(
         &mut self,
         warp: &Warp,
@@ -278,6 +281,7 @@ impl Block<'_> {
         fragment
     }
 
+    #[inline(never)]
     pub fn mma(
         &mut self,
         warp: &Warp,
@@ -345,6 +349,7 @@ impl Block<'_> {
         Ok(addresses)
     }
 
+    #[inline(never)]
     pub fn load_matrix(
         &mut self,
         warp: &Warp,
@@ -382,6 +387,7 @@ impl Block<'_> {
         Ok(Next::Step)
     }
 
+    #[inline(never)]
     pub fn store_matrix(
         &mut self,
         warp: &Warp,

@@ -306,10 +306,9 @@ impl Block<'_> {
         let side = |mark: Mark| {
             let pc = (mark.0 & (Mark::MANY - 1)) as u32;
             let place = self.launch.place(pc);
-            let known = !mark.same_block(mine) || mark == mine;
             Other {
                 block: self.launch.block_at(mark.block()),
-                thread: known.then(|| self.launch.thread_at((mark.0 >> 20) as u32 & 0x3ff)),
+                thread: Some(self.launch.thread_at((mark.0 >> 20) as u32 & 0x3ff)),
                 ptx_line: Some(place.ptx_line),
                 source: self.launch.source(place),
             }
@@ -321,7 +320,8 @@ impl Block<'_> {
         report.thread = later.thread;
         report.ptx_line = later.ptx_line;
         report.source = later.source;
-        report.other = Some(earlier);
+        // Of several readers the shadow knows only the first: if that is this block, the other has no name.
+        report.other = (!theirs.same_block(mine)).then_some(earlier);
         report
     }
 

@@ -497,6 +497,7 @@ impl Block<'_> {
     }
 
     /// Atomics, lane after lane.
+    #[inline(never)]
     pub fn atom(
         &mut self,
         warp: &Warp,
@@ -572,6 +573,7 @@ impl Block<'_> {
     }
 
     /// Takes the source's bytes now; they land in shared memory when the lane waits for them.
+    #[inline(never)]
     pub fn async_copy(
         &mut self,
         warp: &mut Warp,
@@ -592,6 +594,11 @@ impl Block<'_> {
             self.check_alignment(warp, &from, total, "a cp.async", pc, reading)?;
         }
         self.tally.global_access(&from, total, reading, false);
+        let complete = lanes_of(reading).all(|lane| sizes[lane] == total);
+        let whole = match complete {
+            true => Some(self.check_global(warp, &from, total, "a cp.async", pc, reading)?),
+            false => None,
+        };
         let mut data = [[0u8; 16]; WARP];
         for lane in lanes_of(reading) {
             let size = sizes[lane].min(total);
@@ -599,10 +606,15 @@ impl Block<'_> {
                 let message = format!("a cp.async of {total} bytes with a source of {}", sizes[lane]);
                 return Err(self.report(ReportKind::OutOfBounds, pc, Some(warp.thread(lane)), message));
             }
-            let found = self.global_range(warp.thread(lane), from[lane], size, "a cp.async", pc)?;
+            let found = match &whole {
+                Some(hit) => hit.get(self.launch.view, lane, from[lane]),
+                None => self.global_range(warp.thread(lane), from[lane], size, "a cp.async", pc)?,
+            };
             let Some((allocation, offset)) = found else { continue };
-            for i in 0..size {
-                self.check_initialised(allocation, offset + i, 1, "a cp.async", warp.thread(lane), pc)?;
+            let piece = if size.is_multiple_of(8) { 8 } else { 1 };
+            for part in (0..size).step_by(piece) {
+                let thread = warp.thread(lane);
+                self.check_initialised(allocation, offset + part, piece as u8, "a cp.async", thread, pc)?;
             }
             if self.launch.checks.races {
                 self.note_global_read(allocation, offset, size, warp.thread(lane), pc)?;
@@ -628,6 +640,7 @@ impl Block<'_> {
     }
 
     /// Lands the copies of all but the `pending` latest groups, or all.
+    #[inline(never)]
     pub fn async_wait(&mut self, warp: &mut Warp, pending: Option<u32>, run: u32) {
         let mut copies = std::mem::take(&mut warp.copies);
         copies.retain(|copy| {

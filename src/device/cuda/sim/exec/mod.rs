@@ -90,6 +90,8 @@ pub struct Block<'a> {
     unwritten: Option<Fault>,
     /// Warp instructions left.
     budget: u64,
+    /// The tally's clock when the block began.
+    started: u64,
     /// The allocation that the last access hit.
     hint: usize,
     pub tally: Tally,
@@ -111,6 +113,7 @@ impl<'a> Block<'a> {
             barriers: Default::default(),
             unwritten: None,
             budget: 0,
+            started: 0,
             hint: 0,
             tally: Tally::new(program.insts.len()),
             printed: String::new(),
@@ -133,6 +136,7 @@ impl<'a> Block<'a> {
         self.index = index;
         self.coordinates = self.launch.block_at(index);
         self.budget = self.launch.budget;
+        self.started = self.tally.time();
         self.barriers = Default::default();
         self.shared.clear();
         self.local.clear();

@@ -139,9 +139,8 @@ impl Block<'_> {
                 Some('p') => spec.pad(format!("{:#x}", take(8)?)),
                 Some('s') => {
                     let address = take(8)?;
-                    let mut string = self.text(address, thread);
-                    string.truncate(spec.precision.unwrap_or(string.len()));
-                    spec.pad(string)
+                    let most = spec.precision.unwrap_or(usize::MAX);
+                    spec.pad(self.text(address, thread).chars().take(most).collect())
                 }
                 Some(kind @ ('f' | 'F' | 'e' | 'E' | 'g' | 'G')) => {
                     spec.float(f64::from_bits(take(8)?), kind)

@@ -121,10 +121,11 @@ pub struct Shared {
 impl Shared {
     pub fn new(bytes: usize, granule: u32) -> Self {
         let shift = granule.trailing_zeros();
-        let granules = bytes.div_ceil(granule as usize);
-        // Sixteen more bytes than there are, so that every access reads whole words.
+        // Sixteen more bytes than there are: where a row of a matrix goes that is out of bounds unchecked.
+        let bytes = bytes.next_multiple_of(16) + 16;
+        let granules = bytes / granule as usize;
         Self {
-            bytes: vec![0; bytes.next_multiple_of(16) + 16],
+            bytes: vec![0; bytes],
             shift,
             writes: vec![Entry::default(); granules],
             reads: vec![Default::default(); granules],

@@ -516,8 +516,10 @@ impl Block<'_> {
             Special::LaneMaskGt => each(&|lane| u64::from(FULL) & !((2 << lane) - 1)),
             Special::LaneMaskGe => each(&|lane| u64::from(FULL) & !((1 << lane) - 1)),
             // Time is counted in instructions of the block, so that it is the same in every run.
-            Special::Clock | Special::Clock64 | Special::GlobalTimer => same(self.tally.time()),
-            Special::ClockHi => same(self.tally.time() >> 32),
+            Special::Clock | Special::Clock64 | Special::GlobalTimer => {
+                same(self.tally.time() - self.started)
+            }
+            Special::ClockHi => same((self.tally.time() - self.started) >> 32),
             Special::SmId => same(self.index % 108),
             Special::NsmId => same(108),
             Special::GridId => same(launch.tag.into()),

@@ -41,9 +41,13 @@ pub fn saturate_f64(x: f64) -> f64 {
 }
 
 /// Any NaN as [`NAN_F32`].
+///
+/// It looks at the bits: to LLVM one NaN is as good as another, and it drops a choice between a root and a
+/// NaN.
 #[inline(always)]
 pub fn canonical(x: f32) -> f32 {
-    if x.is_nan() { f32::from_bits(NAN_F32) } else { x }
+    let bits = x.to_bits();
+    f32::from_bits(if bits & 0x7fff_ffff > 0x7f80_0000 { NAN_F32 } else { bits })
 }
 
 #[inline(always)]
@@ -170,14 +174,16 @@ pub fn sqrt(x: f32, mode: Mode) -> f32 {
     result(root, mode)
 }
 
-/// What an f64 instruction with these operands returns in place of the NaN `x`; a number stays.
+/// What an f64 instruction with these operands returns in place of the NaN `x`; a number stays. See
+/// [`canonical`].
 #[inline(always)]
 fn payload<const N: usize>(x: f64, operands: [f64; N]) -> f64 {
-    if !x.is_nan() {
+    let is_nan = |bits: u64| bits & (u64::MAX >> 1) > f64::INFINITY.to_bits();
+    if !is_nan(x.to_bits()) {
         return x;
     }
-    match operands.into_iter().find(|x| x.is_nan()) {
-        Some(nan) => f64::from_bits(nan.to_bits() | 1 << 51),
+    match operands.map(f64::to_bits).into_iter().find(|bits| is_nan(*bits)) {
+        Some(nan) => f64::from_bits(nan | 1 << 51),
         None => f64::from_bits(NAN_F64),
     }
 }

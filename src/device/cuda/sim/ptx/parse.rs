@@ -499,7 +499,10 @@ impl<'a> Parser<'a> {
         self.expect(b';')?;
         let branches = opcode == "bra" || opcode.starts_with("bra.") || opcode.starts_with("brx.");
         if branches {
-            builder.pending.push((builder.body.statements.len(), operands.len() - 1, builder.scope));
+            let Some(last) = operands.len().checked_sub(1) else {
+                return Err(Error::parse(line, "a branch to nowhere"));
+            };
+            builder.pending.push((builder.body.statements.len(), last, builder.scope));
         }
         let opcode = opcode.to_owned();
         let instruction = Instruction { guard, opcode, operands, line, loc: builder.loc };
@@ -680,4 +683,115 @@ fn element_type(name: &str) -> Option<(u32, bool)> {
         ".f64" => (8, true),
         _ => return None,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn body(text: &str) -> Body {
+        let module =
+            parse(&format!(".version 9.0\n.target sm_90a, debug\n.address_size 64\n.entry k() {{ {text} }}"));
+        module.unwrap().functions.remove(0).body.unwrap()
+    }
+
+    fn instructions(body: &Body) -> Vec<&Instruction> {
+        let mut all = Vec::new();
+        for statement in &body.statements {
+            if let Statement::Instruction(instruction) = statement {
+                all.push(instruction);
+            }
+        }
+        all
+    }
+
+    #[test]
+    fn modules() {
+        let module = parse(
+            ".version 9.0 .target sm_80 .address_size 64 /* of
+             two lines */ .const .align 8 .b8 c[6] = {1, 0x2, 0b11, 010}; .visible .global .align 8 .u64 p[2] = {generic(c)+4, c};
+             .extern .shared .align 16 .b8 s[]; .global .f32 f[2] = {1, 0f40000000};
+             .func (.param .b32 r) g(.param .align 8 .b8 x[16], .param .b64 y);
+             .visible .entry k(.param .u64 .ptr .global .align 4 a) .maxntid 8, 4, 2 .minnctapersm 2 { ret; }
+             .file 1 \"a b.cu\", 0, 7
+             .section .debug_str { L: .b8 95 }",
+        )
+        .unwrap();
+        assert_eq!(module.target, 80);
+        assert_eq!(module.files[&1], "a b.cu");
+        let [c, p, s, f] = &module.variables[..] else { panic!("four variables") };
+        assert_eq!((&c.init[..], c.size, c.align), (&[1, 2, 3, 8][..], 6, 8));
+        assert_eq!(p.pointers, [(0, "c".to_owned(), true), (8, "c".to_owned(), false)]);
+        assert_eq!(p.init, [4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+        assert_eq!((s.size, s.space), (0, Space::Shared));
+        assert_eq!(f.init, [0, 0, 0x80, 0x3f, 0, 0, 0, 0x40]);
+        let [g, k] = &module.functions[..] else { panic!("two functions") };
+        assert_eq!((g.params[0].size, g.results.len(), g.body.is_none()), (16, 1, true));
+        assert_eq!((k.max_threads, k.entry, &*k.params[0].name), (Some(64), true, "a"));
+    }
+
+    #[test]
+    fn operands() {
+        let body = body(
+            ".reg .b32 %r<8>; .reg .b64 %rd<4>; .reg .pred p, q; .shared .b32 s[4];
+             @!p ld.shared.v2.u32 {%r1, _}, [%rd1+-8]; setp.lt.or.f32 p|q, %r1, 0fBF800000, !p; mov.u32 %r2, %tid.x;
+             mov.u64 %rd2, s; st.shared.u32 [s+4], -5; add.f64 %rd1, %rd1, 0d3FF0000000000000;",
+        );
+        let all = instructions(&body);
+        let [r1, r2, rd1, rd2, p, q] = [1, 2, 9, 10, 12, 13].map(|index| Operand::Reg(Reg(index)));
+        assert_eq!(all[0].guard, Some((Reg(12), true)));
+        assert_eq!(
+            all[0].operands,
+            [Operand::Vector(vec![r1.clone(), Operand::Sink]), Operand::Address(Box::new(rd1.clone()), -8)]
+        );
+        assert_eq!(
+            all[1].operands,
+            [Operand::Pair(Box::new(p), Box::new(q)), r1, Operand::F32(0xbf80_0000), Operand::Not(Reg(12))]
+        );
+        assert_eq!(all[2].operands, [r2, Operand::Special("%tid.x".to_owned())]);
+        assert_eq!(all[3].operands, [rd2, Operand::Local(0)]);
+        let address = Operand::Address(Box::new(Operand::Local(0)), 4);
+        assert_eq!(all[4].operands, [address, Operand::Int(-5i64 as u64)]);
+        assert_eq!(all[5].operands[2], Operand::F64(1f64.to_bits()));
+    }
+
+    #[test]
+    fn inner_scopes_hide_names() {
+        let body =
+            body(".reg .b32 %r<2>; L: { .reg .b32 %r1; L: mov.u32 %r1, %r0; bra L; } mov.u32 %r1, 0; bra L;");
+        let all = instructions(&body);
+        assert_eq!(all[0].operands, [Operand::Reg(Reg(2)), Operand::Reg(Reg(0))]);
+        assert_eq!(all[1].operands, [Operand::Label(Label(1))]);
+        assert_eq!(all[2].operands[0], Operand::Reg(Reg(1)));
+        assert_eq!(all[3].operands, [Operand::Label(Label(0))]);
+    }
+
+    #[test]
+    fn places() {
+        let text = ".reg .b32 r;\n.loc 1 7 3\nmov.u32 r, 1;\n.loc 1 0 3\nmov.u32 r, 2;
+             .loc 2 9 1, function_name $L__info_string0, inlined_at 1 17 3\nmov.u32 r, 3;";
+        let body = body(text);
+        let places: Vec<(u32, u32, u32)> =
+            instructions(&body).iter().map(|i| (i.line, i.loc.file, i.loc.line)).collect();
+        assert_eq!(places, [(6, 1, 7), (8, 1, 7), (10, 2, 9)]);
+    }
+
+    #[test]
+    fn malformed_text_is_an_error_with_its_line() {
+        for (text, line) in [
+            (".version 9.0\n.address_size 32", 2),
+            (".entry k() {\n bra NOWHERE; }", 2),
+            (".entry k() {\n\n add.u32 %r1 %r2; }", 3),
+            (".entry k() {\n @%p1 ret; }", 2),
+            (".entry k() {\n bra; }", 2),
+            (".entry k() {", 1),
+            ("/* ", 1),
+            (".global .b32 x = 99999999999999999999;", 1),
+        ] {
+            match parse(text) {
+                Err(Error::Parse { line: found, .. }) => assert_eq!(found, line, "{text}"),
+                other => panic!("{text}: {other:?}"),
+            }
+        }
+    }
 }

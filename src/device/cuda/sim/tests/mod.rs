@@ -3,6 +3,7 @@
 mod checks;
 mod control;
 mod counters;
+mod real;
 mod semantics;
 mod speed;
 

@@ -454,6 +454,10 @@ fn unknown_instructions_are_errors_that_name_the_line() {
         ("frobnicate.u32 %r1, %r2;", super::BODY, "frobnicate"),
         ("add.u32 %r1, %r2, %r3;\nadd.purple.u32 %r1, %r2, %r3;", super::BODY + 1, "purple"),
         ("add.f32 %rd1, %rd2, %rd3;", super::BODY, "another size"),
+        ("add.u32 %r1, %r2;", super::BODY, "wrong operands"),
+        ("bar.sync;", super::BODY, "number of operands"),
+        ("mov.b64 {%r1, %r2, %r3}, %rd1;", super::BODY, "wrong length"),
+        ("ld.param.u32 %r1, [n+4];", 5, "past its parameters"),
         ("mma.sync.aligned.m16n8k17.row.col.f32.f16.f16.f32 %r1, %r2, %r3, %r4;", super::BODY, "shape"),
     ] {
         match simulator.load(&module("", body)) {

@@ -1,6 +1,8 @@
+use std::hint::black_box;
+
 use super::*;
 use crate::device::cuda::sim::math::float::*;
-use crate::device::cuda::sim::math::{Mode, Round};
+use crate::device::cuda::sim::math::{Mode, Round, approx};
 
 const SAMPLES: usize = 60_000;
 
@@ -149,29 +151,30 @@ fn zero_sums_have_the_sign_of_the_mode() {
     }
 }
 
-/// Section 9.7.3: infinities and what is invalid, in every mode; f32 NaN is 0x7fffffff.
+/// Section 9.7.3: infinities and what is invalid, in every mode; f32 NaN is 0x7fffffff. The operands are hidden
+/// from the compiler, which would else compute the results itself, and other NaN.
 #[test]
 fn infinities_and_nan() {
-    let infinity = f32::INFINITY;
+    let [infinity, zero, one] = black_box([f32::INFINITY, 0.0, 1.0f32]);
     for round in ROUNDS {
         let mode = Mode::rounding(round);
         let nan = NAN_F32;
         assert_eq!(add(infinity, 1.0, mode), infinity);
         assert_eq!(add(-infinity, f32::MAX, mode), -infinity);
         assert_eq!(add(infinity, -infinity, mode).to_bits(), nan);
-        assert_eq!(mul(infinity, 0.0, mode).to_bits(), nan);
+        assert_eq!(mul(infinity, zero, mode).to_bits(), nan);
         assert_eq!(mul(infinity, -2.0, mode), -infinity);
         assert_eq!(fma(infinity, 1.0, -infinity, mode).to_bits(), nan);
         assert_eq!(fma(f32::MAX, f32::MAX, -infinity, mode), -infinity);
         assert_eq!(div(1.0, 0.0, mode), infinity);
         assert_eq!(div(1.0, -0.0, mode), -infinity);
-        assert_eq!(div(0.0, 0.0, mode).to_bits(), nan);
+        assert_eq!(div(zero, zero, mode).to_bits(), nan);
         assert_eq!(div(infinity, infinity, mode).to_bits(), nan);
         assert_eq!(div(1.0, -infinity, mode).to_bits(), 0x8000_0000);
         assert_eq!(sqrt(infinity, mode), infinity);
-        assert_eq!(sqrt(-1.0, mode).to_bits(), nan);
+        assert_eq!(sqrt(-one, mode).to_bits(), nan);
         for payload in [0x7f80_0001, 0xffc1_2345] {
-            let x = f32::from_bits(payload);
+            let x = f32::from_bits(black_box(payload));
             assert_eq!(add(x, 1.0, mode).to_bits(), nan);
             assert_eq!(sub(1.0, x, mode).to_bits(), nan);
             assert_eq!(mul(x, x, mode).to_bits(), nan);
@@ -180,17 +183,54 @@ fn infinities_and_nan() {
             assert_eq!(sqrt(x, mode).to_bits(), nan);
         }
         // f64 keeps the first payload, made quiet; what is invalid gives the default NaN.
-        let (x, y) = (f64::from_bits(0x7ff0_0000_0000_1234), f64::from_bits(0xfff8_0000_0000_0001));
+        let [x, y] = black_box([0x7ff0_0000_0000_1234, 0xfff8_0000_0000_0001]).map(f64::from_bits);
+        let [infinity, zero, one] = black_box([f64::INFINITY, 0.0, 1.0]);
         assert_eq!(add_f64(x, y, round).to_bits(), 0x7ff8_0000_0000_1234);
         assert_eq!(sub_f64(1.0, y, round).to_bits(), 0xfff8_0000_0000_0001);
         assert_eq!(mul_f64(y, x, round).to_bits(), 0xfff8_0000_0000_0001);
         assert_eq!(fma_f64(1.0, 2.0, x, round).to_bits(), 0x7ff8_0000_0000_1234);
         assert_eq!(sqrt_f64(y, round).to_bits(), 0xfff8_0000_0000_0001);
-        assert_eq!(div_f64(0.0, 0.0, round).to_bits(), NAN_F64);
-        assert_eq!(sqrt_f64(-1.0, round).to_bits(), NAN_F64);
-        assert_eq!(add_f64(f64::INFINITY, -f64::INFINITY, round).to_bits(), NAN_F64);
-        assert_eq!(mul_f64(f64::INFINITY, 0.0, round).to_bits(), NAN_F64);
+        assert_eq!(div_f64(zero, zero, round).to_bits(), NAN_F64);
+        assert_eq!(sqrt_f64(-one, round).to_bits(), NAN_F64);
+        assert_eq!(add_f64(infinity, -infinity, round).to_bits(), NAN_F64);
+        assert_eq!(mul_f64(infinity, zero, round).to_bits(), NAN_F64);
         assert_eq!(rcp_f64(-0.0, round), -f64::INFINITY);
+    }
+}
+
+/// The same in functions of their own, as an interpreter compiles them: there LLVM has seen through `is_nan` and
+/// returned the processor's NaN of a root.
+#[test]
+fn nan_survives_the_optimiser() {
+    const M: Mode = Mode::NEAREST;
+    macro_rules! alone {
+        ($($value:expr, |$($x:ident: $X:ty),*| $result:expr, $($operand:expr),*;)*) => {
+            $({
+                #[inline(never)]
+                fn compute($($x: $X),*) -> u64 {
+                    ($result).to_bits().into()
+                }
+                assert_eq!(compute($(black_box($operand)),*), $value, stringify!($result));
+            })*
+        };
+    }
+    let nan = NAN_F32.into();
+    alone! {
+        nan, |x: f32| sqrt(x, M), -1.0;
+        nan, |x: f32| approx::sqrt(x, false), -1.0;
+        nan, |x: f32| approx::rsqrt(x, false), -1.0;
+        nan, |x: f32| approx::rsqrt(x, true), -1.0;
+        nan, |x: f32| approx::lg2(x, false), -1.0;
+        nan, |x: f32| approx::sin(x, false), f32::INFINITY;
+        nan, |x: f32, y: f32| add(x, y, M), f32::INFINITY, -f32::INFINITY;
+        nan, |x: f32, y: f32| mul(x, y, M), f32::INFINITY, 0.0;
+        nan, |x: f32, y: f32| div(x, y, M), 0.0, 0.0;
+        nan, |x: f32, y: f32, z: f32| fma(x, y, z, M), f32::INFINITY, 0.0, 1.0;
+        nan, |x: f32, y: f32| min(x, y, false), -f32::NAN, f32::NAN;
+        nan, |x: f32, y: f32| max(x, y, true), -f32::NAN, 1.0;
+        NAN_F64, |x: f64| sqrt_f64(x, Round::Nearest), -1.0;
+        NAN_F64, |x: f64, y: f64| div_f64(x, y, Round::Nearest), 0.0, 0.0;
+        NAN_F64, |x: f64, y: f64| max_f64(x, y, true), f64::NAN, 1.0;
     }
 }
 
