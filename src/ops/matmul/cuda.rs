@@ -324,7 +324,7 @@ pub(crate) fn launched(capability: (u32, u32)) -> Vec<Launched> {
                 let mut push = |plan: &Plan, across, lines, finish, lines_out| {
                     let access = Access { across, lines };
                     let kernel = plan.kernel(access, finish, lines_out);
-                    let wide = lines == [true; 2] && plan.dtype == DType::F32 || plan.is_mma() && lines == [true; 2];
+                    let wide = lines == [true; 2] && (plan.dtype == DType::F32 || plan.is_mma());
                     all.push(Launched { kernel, grid: plan.grid(1, 1, 1), tensor_cores: plan.is_mma(), wide });
                 };
                 let lines = !gather;

@@ -475,6 +475,7 @@ pub struct ParamConstant {
 pub struct Param {
     /// As the PTX names it.
     pub name: String,
+    /// Bytes from the start.
     pub offset: u32,
     /// Bytes.
     pub size: u32,
