@@ -4,14 +4,14 @@
 //! PTX --ptx--> tree --decode--> program --launch--> blocks --exec--> memory, counters, reports
 //! ```
 //!
-//! - [`ptx`]: text to tree.
-//! - [`decode`]: tree to [`program`]s, whose instructions have all their modifiers baked in; [`flow`] orders their blocks and
+//! - `ptx`: text to tree.
+//! - `decode`: tree to `program`s, whose instructions have all their modifiers baked in; `flow` orders their blocks and
 //!   assigns registers.
-//! - [`lanes`]: registers of 32 lanes and functions over them.
-//! - [`math`]: what PTX instructions compute.
-//! - [`memory`]: global memory.
-//! - [`exec`]: warps, shared memory, barriers.
-//! - [`launch`]: blocks on the host's threads; [`count`]: what they did; [`report`]: what they did wrong.
+//! - `lanes`: registers of 32 lanes and functions over them.
+//! - `math`: what PTX instructions compute.
+//! - `memory`: global memory.
+//! - `exec`: warps, shared memory, barriers.
+//! - `launch`: blocks on the host's threads; `count`: what they did; `report`: what they did wrong.
 //!
 //! Section numbers are those of the PTX ISA 9.0.
 
