@@ -12,7 +12,9 @@
 //
 // A label that is neither ignored nor below V reads nothing and yields NaN, in the loss and in the row's gradient.
 //
-// Constants: those of common/rows.cuh, and
+// Constants: those of common/rows.cuh, with STEPS = 0 or ceil((V + WIDTH - 1) / (TEAM * WIDTH)) if SKEWED, and
+//            SKEWED      bool: WIDTH > 1, the starts of the buffers are multiples of 16 bytes and V is not, so that rows
+//                        begin and end inside lines
 //            HAS_IGNORE  bool: rows whose label is p.ignore do not count
 //            GRADIENT    bool: write dlogits
 //            IN_PLACE    bool: the logits are in dlogits
@@ -37,20 +39,46 @@ struct Params {
     u32 pad;
 };
 
+// In one instruction: beside a branch that stores elements the compiler would take a line apart.
+template <u32 N> inline void store_whole(const Vec<T, N>& line, T* to) {
+    if constexpr (SKEWED) {
+        static_assert(Vec<T, N>::BYTES == 16, "skewed rows are of 16-byte lines");
+        asm volatile("st.global.v4.u32 [%0], {%1, %2, %3, %4};" ::"l"(__cvta_generic_to_global(to)),
+                     "r"(line.words[0]), "r"(line.words[1]), "r"(line.words[2]), "r"(line.words[3])
+                     : "memory");
+    } else {
+        line.store(to);
+    }
+}
+
 extern "C" __global__ void __launch_bounds__(BLOCK, 1024 / BLOCK)
 forward(const T* __restrict__ logits, const u32* __restrict__ labels, const float* __restrict__ factor,
         float* __restrict__ loss, T* __restrict__ dlogits, const Params p) {
-    const Share share = {threadIdx.x % TEAM, p.V};
-    const u32 lines = share.lines();
     const u32 row = blockIdx.x * TEAMS + threadIdx.x / TEAM;
     if (row >= p.rows) {
         return;
     }
-    const u64 base = (u64)row * p.V;
+    // Columns are counted from the start of the line in which the row begins.
+    const u64 start = (u64)row * p.V;
+    const u32 begin = SKEWED ? (u32)start % WIDTH : 0, end = begin + p.V;
+    const u64 base = start - begin;
     const T* from = (IN_PLACE ? dlogits : logits) + base;
-    const u32 label = labels[row];
-    const bool ignored = HAS_IGNORE && label == p.ignore;
-    const bool valid = label < p.V;
+    const Share share = {threadIdx.x % TEAM, end};
+    const u32 lines = share.lines();
+    // The first and the last line of a row may be shared with its neighbours.
+    auto is_whole = [&](u32 c) { return !SKEWED || (c >= begin && c + WIDTH <= end); };
+    auto is_inside = [&](u32 c) { return c >= begin && c < end; };
+    auto fetch = [&](u32 c) {
+        if (is_whole(c)) {
+            return Line::load(from + c);
+        }
+        Line line = Line::zeros();
+#pragma unroll
+        for (u32 i = 0; i < WIDTH; i++) {
+            line.set(i, is_inside(c + i) ? from[c + i] : from_float<T>(LOWEST));
+        }
+        return line;
+    };
 
     Line kept[KEPT];
     Exponentials sum;
@@ -60,7 +88,7 @@ forward(const T* __restrict__ logits, const u32* __restrict__ labels, const floa
         if (share.has(s)) {
             float z[WIDTH];
             Line& line = kept[RESIDENT ? s : 0];
-            line = Line::load(from + c);
+            line = fetch(c);
             line.to_floats(z);
             sum.add(z);
         }
@@ -78,28 +106,43 @@ forward(const T* __restrict__ logits, const u32* __restrict__ labels, const floa
         }
     }
 
+    const u32 label = labels[row];
+    const bool ignored = HAS_IGNORE && label == p.ignore;
+    const bool valid = label < p.V;
+    const u32 target = begin + label;
     const float invalid = __uint_as_float(0x7fc00000);
     // The label's logit is read by the thread that may overwrite it below.
-    if (share.member == (valid ? label / WIDTH % TEAM : 0)) {
+    if (share.member == (valid ? target / WIDTH % TEAM : 0)) {
         // Large terms first: they cancel exactly where the target is the maximum.
-        loss[row] = ignored ? 0.0f : valid ? (sum.top - to_float(from[label])) + logf(sum.total) : invalid;
+        loss[row] = ignored ? 0.0f : valid ? (sum.top - to_float(from[target])) + logf(sum.total) : invalid;
     }
     if constexpr (GRADIENT) {
         const float scale = ignored ? 0.0f : valid ? (factor ? *factor : 1.0f) : invalid;
         // exp(z - top) / total, not exp(z - lse): the logarithm rounds.
         const float share_of_one = 1.0f / sum.total;
+        T* to = dlogits + base;
 #pragma unroll (RESIDENT ? STEPS : 2)
         for (u32 s = 0; s < lines; s++) {
             u32 c = share.column(s);
             if (share.has(s)) {
                 float z[WIDTH];
-                (RESIDENT ? kept[RESIDENT ? s : 0] : Line::load(from + c)).to_floats(z);
+                (RESIDENT ? kept[RESIDENT ? s : 0] : fetch(c)).to_floats(z);
 #pragma unroll
                 for (u32 i = 0; i < WIDTH; i++) {
                     float softmax = expf(z[i] - sum.top) * share_of_one;
-                    z[i] = ignored ? 0.0f : scale * (softmax - (c + i == label ? 1.0f : 0.0f));
+                    z[i] = ignored ? 0.0f : scale * (softmax - (c + i == target ? 1.0f : 0.0f));
                 }
-                Line::of_floats(z).store(dlogits + base + c);
+                const Line line = Line::of_floats(z);
+                if (is_whole(c)) {
+                    store_whole(line, to + c);
+                } else {
+#pragma unroll
+                    for (u32 i = 0; i < WIDTH; i++) {
+                        if (is_inside(c + i)) {
+                            to[c + i] = line.get(i);
+                        }
+                    }
+                }
             }
         }
     }

@@ -22,7 +22,7 @@
 //
 // Entry count: ids [tokens] u32, counts [V] u32 in and out, zero at the start, Params
 //              ceil(tokens / BLOCK) blocks
-// Entry scan:  counts [V], starts [V] out, Params
+// Entry scan:  counts [V], starts [V] out, Params; both with room for a multiple of four
 //              one block
 // Entry place: ids [tokens], starts [V], slots [tokens] out, Params
 //              as many blocks as make p.owners warps, a power of two with 32 p.owners >= V
@@ -62,27 +62,31 @@ inline u32 sum_before(u32 x) {
     return sum - x;
 }
 
-// Each thread takes a run of consecutive ids: it sums the run, adds the runs before its own, and writes.
+// Four neighbouring ids a thread, a block of them at a time, with the sum of all before it carried on.
 extern "C" __global__ void __launch_bounds__(BLOCK, 1)
 scan(const u32* __restrict__ counts, u32* __restrict__ starts, const Params p) {
-    __shared__ u32 warps[WARPS];
+    // Used in turn, so that one barrier is enough.
+    __shared__ u32 warps[2][WARPS];
     const u32 lane = threadIdx.x % WARP_SIZE, warp = threadIdx.x / WARP_SIZE;
-    const u32 run = (p.V + BLOCK - 1) / BLOCK;
-    const u32 first = min(threadIdx.x * run, p.V), last = min(first + run, p.V);
-    u32 total = 0;
-#pragma unroll 4
-    for (u32 v = first; v < last; v++) {
-        total += counts[v];
-    }
-    u32 start = sum_before(total);
-    if (lane == WARP_SIZE - 1) {
-        warps[warp] = start + total;
-    }
-    __syncthreads();
-    start += __shfl_sync(FULL_WARP, sum_before(lane < WARPS ? warps[lane] : 0), warp);
-    for (u32 v = first; v < last; v++) {
-        starts[v] = start;
-        start += counts[v];
+    u32 carry = 0, turn = 0;
+    for (u32 base = 0; base < p.V; base += 4 * BLOCK) {
+        const u32 v = base + 4 * threadIdx.x;
+        const uint4 n = v < p.V ? *reinterpret_cast<const uint4*>(counts + v) : make_uint4(0, 0, 0, 0);
+        const u32 total = n.x + n.y + n.z + n.w;
+        u32 start = sum_before(total);
+        if (lane == WARP_SIZE - 1) {
+            warps[turn][warp] = start + total;
+        }
+        __syncthreads();
+        const u32 of_warp = lane < WARPS ? warps[turn][lane] : 0;
+        const u32 before = sum_before(of_warp);
+        start += carry + __shfl_sync(FULL_WARP, before, warp);
+        carry += __shfl_sync(FULL_WARP, before + of_warp, WARP_SIZE - 1);
+        turn ^= 1;
+        if (v < p.V) {
+            *reinterpret_cast<uint4*>(starts + v) =
+                make_uint4(start, start + n.x, start + n.x + n.y, start + n.x + n.y + n.z);
+        }
     }
 }
 

@@ -223,8 +223,8 @@ impl Tensor {
         if !self.is_contiguous() {
             return self.detach().copy()?.cuda_storage();
         }
-        let size = self.dtype().size();
-        self.cuda_storage()?.slice(self.layout().offset * size, self.elements() * size)
+        let (size, (start, end)) = (self.dtype().size(), self.span());
+        self.cuda_storage()?.slice(start * size, (end - start) * size)
     }
 
     /// The memory of the whole storage on a CUDA device; the view's first element is at `layout().offset`.

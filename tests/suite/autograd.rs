@@ -1,6 +1,8 @@
 //! What the gradient graph promises, whatever the op.
 
 use tilewright::autograd::{Backward, backward};
+#[cfg(feature = "cuda")]
+use tilewright::device::cuda;
 #[cfg(feature = "wgpu")]
 use tilewright::device::wgpu::{Binding, Kernel, WgpuDevice};
 use tilewright::op::{Op, Saves, apply, apply1};
@@ -412,6 +414,18 @@ fn main(@builtin(global_invocation_id) gid: vec3<u32>) {
 }
 ";
 
+#[cfg(feature = "cuda")]
+const PARABOLA_CUDA: &str = "
+struct Params { u32 n; float a, b; };
+extern \"C\" __global__ void parabola(const T* x, T* y, const Params p) {
+    u32 i = blockIdx.x * blockDim.x + threadIdx.x;
+    if (i < p.n) {
+        float v = to_float(x[i]);
+        y[i] = from_float<T>(p.a * v * v + p.b);
+    }
+}
+";
+
 impl Op for Parabola {
     fn name(&self) -> &'static str {
         "parabola"
@@ -433,6 +447,17 @@ impl Op for Parabola {
         let groups = tilewright::device::wgpu::fold_groups(x.elements().div_ceil(64));
         device.run(&kernel, &[Binding::Read(&from), Binding::Write(&to)], &params, groups)?;
         Ok(vec![Tensor::from_wgpu(device, to, x.shape(), DType::F32)?])
+    }
+
+    #[cfg(feature = "cuda")]
+    fn cuda(&self, device: &cuda::CudaDevice, inputs: &[Tensor]) -> Result<Vec<Tensor>> {
+        let x = &inputs[0];
+        let (from, to) = (x.cuda()?, device.alloc("parabola", x.dtype().size() * x.elements())?);
+        let params = [x.elements() as u32, self.a.to_bits(), self.b.to_bits()];
+        let kernel = cuda::Kernel::new("parabola", &[PARABOLA_CUDA], "parabola").with("T", x.dtype());
+        let grid = cuda::Grid { blocks: [x.elements().div_ceil(64) as u32, 1, 1], threads: 64, shared: 0 };
+        device.launch(&kernel, &[cuda::Binding::Read(&from), cuda::Binding::Write(&to)], &params, grid)?;
+        Ok(vec![Tensor::from_cuda(device, to, x.shape(), x.dtype())?])
     }
 
     fn saves(&self) -> Option<Saves> {

@@ -1,8 +1,8 @@
 use bytemuck::{Pod, Zeroable};
 
 use super::{CrossEntropy, Gradient, Reduction};
-use crate::device::cuda::{Binding, CudaDevice, Kernel, cuda_source};
-use crate::ops::launch::cuda::{EXPONENTIALS, REDUCE, ROWS, RowPlan, blocks, output, width};
+use crate::device::cuda::{Binding, Buffer, CudaDevice, Kernel, cuda_source};
+use crate::ops::launch::cuda::{EXPONENTIALS, REDUCE, ROWS, RowPlan, blocks, output, starts_a_line, width};
 use crate::{DType, Result, Shape, Tensor};
 
 const SOURCE: &[&str] = &[REDUCE, ROWS, EXPONENTIALS, cuda_source!("cross_entropy/forward.cu")];
@@ -16,15 +16,20 @@ struct Params {
     pad: u32,
 }
 
-/// How a row of logits is divided: it stays in registers as it lies in memory, in up to 28 of them a thread.
-fn plan(classes: usize, width: usize) -> RowPlan {
+/// How a row of logits is divided, and whether rows begin inside lines. A row stays in registers as it lies in
+/// memory, in up to 28 of them a thread.
+fn plan(dtype: DType, classes: usize, logits: &Buffer) -> (RowPlan, bool) {
     const STEPS: usize = 7;
-    let lines = classes.div_ceil(width);
+    let line = 16 / dtype.size();
+    let skewed = !classes.is_multiple_of(line) && classes >= 32 * line && starts_a_line(logits);
+    let width = if skewed { line } else { width(dtype, classes, [logits]) };
+    let lines = if skewed { (classes + line - 1).div_ceil(line) } else { classes.div_ceil(width) };
     let fits = |&(_, team): &(usize, usize)| lines.div_ceil(team) <= STEPS;
-    match [(128, 32), (256, 256), (1024, 1024)].into_iter().find(fits) {
+    let plan = match [(128, 32), (256, 256), (1024, 1024)].into_iter().find(fits) {
         Some((block, team)) => RowPlan { block, team, width, steps: lines.div_ceil(team) },
         None => RowPlan { block: 1024, team: 1024, width, steps: 0 },
-    }
+    };
+    (plan, skewed)
 }
 
 pub fn forward(
@@ -37,11 +42,13 @@ pub fn forward(
     let ignore = op.options.ignore_index;
     let params = Params { rows: rows as u32, classes: classes as u32, ignore: ignore.unwrap_or(0), pad: 0 };
     let (read, labels) = (logits.cuda()?, targets.cuda()?);
-    let kernel = |plan: &RowPlan, entry| {
+    let (plan, skewed) = plan(logits.dtype(), classes, &read);
+    let kernel = |plan: &RowPlan, skewed: bool, entry| {
         plan.specialise(Kernel::builtin("cross_entropy", SOURCE, entry))
             .with("HAS_IGNORE", ignore.is_some())
             .with("GRADIENT", op.gradient.is_some())
             .with("IN_PLACE", op.gradient == Some(Gradient::InPlace))
+            .with("SKEWED", skewed)
             .with("T", logits.dtype())
     };
     // For what one block does alone.
@@ -51,7 +58,7 @@ pub fn forward(
     let factor = if op.options.reduction == Reduction::Mean {
         let factor = device.alloc("cross_entropy", 4)?;
         let bindings = [Binding::Read(&labels), Binding::Write(&factor)];
-        device.launch(&kernel(&alone, "count"), &bindings, &params, blocks(1, 1024))?;
+        device.launch(&kernel(&alone, false, "count"), &bindings, &params, blocks(1, 1024))?;
         Some(factor)
     } else {
         None
@@ -66,9 +73,8 @@ pub fn forward(
             Some((logits.clone(), read.clone()))
         }
     };
-    let plan = plan(classes, width(logits.dtype(), classes, [&read]));
     device.launch(
-        &kernel(&plan, "forward"),
+        &kernel(&plan, skewed, "forward"),
         &[
             Binding::read((op.gradient != Some(Gradient::InPlace)).then_some(&read)),
             Binding::Read(&labels),
@@ -86,7 +92,7 @@ pub fn forward(
         let (loss, buffer) = output("cross_entropy", device, &Shape::default(), DType::F32)?;
         let bindings =
             [Binding::Read(&losses_buffer), Binding::read(factor.as_ref()), Binding::Write(&buffer)];
-        device.launch(&kernel(&alone, "mean"), &bindings, &params, blocks(1, 1024))?;
+        device.launch(&kernel(&alone, false, "mean"), &bindings, &params, blocks(1, 1024))?;
         loss
     };
     Ok([Some(loss), dlogits.map(|(tensor, _)| tensor)].into_iter().flatten().collect())

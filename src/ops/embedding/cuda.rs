@@ -60,7 +60,9 @@ pub fn accumulate(device: &CudaDevice, ids: &Tensor, dout: &Tensor, grad: &Tenso
             .with("T", dtype)
     };
     let op = "embedding_backward";
-    let (counts, starts) = (device.alloc(op, rows * 4)?, device.alloc(op, rows * 4)?);
+    // The scan takes four ids at a time.
+    let ids_bytes = rows.next_multiple_of(4) * 4;
+    let (counts, starts) = (device.alloc(op, ids_bytes)?, device.alloc(op, ids_bytes)?);
     let slots = device.alloc(op, tokens * 4)?;
     device.fill_zero(&counts)?;
     let bindings = [Binding::Read(&ids), Binding::Write(&counts)];

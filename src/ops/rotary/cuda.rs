@@ -3,7 +3,7 @@ use bytemuck::{Pod, Zeroable};
 use super::RotaryPairs;
 use crate::device::cuda::{Binding, CudaDevice, Kernel, cuda_source};
 use crate::ops::launch::cuda::{BLOCK, output, threads, width};
-use crate::{Result, Tensor};
+use crate::{DType, Result, Tensor};
 
 const ROTARY: &[&str] = &[cuda_source!("rotary/rotary.cu")];
 
@@ -27,11 +27,16 @@ pub fn rotate(
     let (batch, steps, d) = x.dims3()?;
     let (y, buffer) = output("rotary", device, x.shape(), x.dtype())?;
     let (values, cosines, sines) = (x.cuda()?, cos.cuda()?, sin.cuda()?);
-    let width = width(x.dtype(), d / 2, [&values, &cosines, &sines]);
+    let interleaved = pairs == RotaryPairs::Interleaved;
+    let buffers = [&values, &cosines, &sines];
+    let pairs = match interleaved {
+        true => width(x.dtype(), d, buffers).div_ceil(2),
+        false => width(DType::F32, d / 2, buffers),
+    };
     let kernel = Kernel::builtin("rotary", ROTARY, "rotary")
         .with("BLOCK", BLOCK)
-        .with("WIDTH", width as u32)
-        .with("INTERLEAVED", pairs == RotaryPairs::Interleaved)
+        .with("INTERLEAVED", interleaved)
+        .with("PAIRS", pairs as u32)
         .with("DIRECTION", if inverse { -1.0f32 } else { 1.0 })
         .with("T", x.dtype());
     device.launch(
@@ -43,7 +48,7 @@ pub fn rotate(
             Binding::Write(&buffer),
         ],
         &Params { rows: (batch * steps) as u32, steps: steps as u32, d: d as u32, pad: 0 },
-        threads(x.elements() / (2 * width)),
+        threads(x.elements() / (2 * pairs)),
     )?;
     Ok(vec![y])
 }
