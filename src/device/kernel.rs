@@ -81,7 +81,8 @@ impl From<DType> for Constant {
 /// bound. It runs with wgpu's bounds, loop and division checks unless its author vouches for it with
 /// [`Kernel::trusted`].
 ///
-/// In CUDA C++, `kernels/common/types.cuh` comes first; the entry point is an `extern "C" __global__`
+/// In CUDA C++, `kernels/common/types.cuh` comes first, and a part that does not begin with a `#line` of its own
+/// is a file with the kernel's name to compilers, profilers and the simulator; the entry point is an `extern "C" __global__`
 /// function that takes the buffers as pointers, in the order they are bound, and then its parameters by
 /// value.
 #[derive(Clone, Debug, Eq)]

@@ -4,6 +4,7 @@
 //! that it depends on, so that the second run of a program compiles nothing. An entry begins with the hash
 //! of the rest, and one that does not fit it, torn or damaged, is compiled again.
 
+use std::borrow::Cow;
 use std::ffi::{CStr, CString};
 use std::fmt::Write as _;
 use std::io::Write as _;
@@ -35,6 +36,9 @@ const TYPES: &str = cuda_source!("common/types.cuh");
 /// The environment variable with the folder of compiled kernels; empty turns the cache off.
 const CACHE: &str = "TILEWRIGHT_CACHE";
 
+/// A part of every entry's name: another number for whatever this module does otherwise with the same text.
+const EDITION: u32 = 2;
+
 /// The text that NVRTC compiles.
 pub(super) fn source(kernel: &Kernel) -> Result<String, String> {
     let mut text = String::from(TYPES);
@@ -51,6 +55,10 @@ pub(super) fn source(kernel: &Kernel) -> Result<String, String> {
         declared.map_err(|error| error.to_string())?;
     }
     for part in kernel.source {
+        // What names no file itself is known by the kernel's name.
+        if !part.starts_with("#line") {
+            writeln!(text, "#line 1 \"{}\"", kernel.name).map_err(|error| error.to_string())?;
+        }
         text.push_str(part);
         text.push('\n');
     }
@@ -189,7 +197,7 @@ impl Nvrtc {
         unsafe {
             let compiled = match result::compile_program(program, options) {
                 Ok(()) if image == Image::Ptx => {
-                    result::get_ptx(program).map(|ptx| ptx.into_iter().map(|c| c as u8).collect())
+                    result::get_ptx(program).map(|ptx| relative(ptx.into_iter().map(|c| c as u8).collect()))
                 }
                 Ok(()) => cubin(program),
                 Err(error) => Err(error),
@@ -205,6 +213,18 @@ impl Nvrtc {
             }
         }
     }
+}
+
+/// PTX without this process's folder, which NVRTC puts before the names of files: what is cached is the same from
+/// wherever it was compiled, and reports name files as their `#line` does.
+fn relative(ptx: Vec<u8>) -> Vec<u8> {
+    let (Ok(folder), Ok(text)) = (std::env::current_dir(), std::str::from_utf8(&ptx)) else { return ptx };
+    let absolute = format!("\"{}{}", folder.display(), std::path::MAIN_SEPARATOR);
+    let mut lines: Vec<Cow<str>> = text.split('\n').map(Cow::from).collect();
+    for line in lines.iter_mut().filter(|line| line.trim_start().starts_with(".file")) {
+        *line = line.replace(&absolute, "\"").into();
+    }
+    lines.join("\n").into_bytes()
 }
 
 /// # Safety
@@ -236,7 +256,7 @@ fn key(text: &str, options: &[String], version: (i32, i32)) -> String {
         hash.update([0]);
         hash.update(option);
     }
-    hash.update(format!("\0NVRTC {}.{}", version.0, version.1));
+    hash.update(format!("\0NVRTC {}.{}, edition {EDITION}", version.0, version.1));
     format!("{:x}", hash.finalize())
 }
 
@@ -289,9 +309,16 @@ mod tests {
     #[test]
     fn constants_come_before_the_source() {
         let text = source(&scale(0.1, DType::BF16)).unwrap();
-        let constants = "constexpr float FACTOR = 0.1f;\nusing T = bf16;\nextern";
+        let constants = "constexpr float FACTOR = 0.1f;\nusing T = bf16;\n#line 1 \"scale\"\nextern";
         assert!(text.contains(constants), "{text}");
         assert!(source(&scale(f32::NAN, DType::F32)).unwrap_err().contains("FACTOR is NaN"));
+    }
+
+    #[test]
+    fn parts_without_a_file_are_named_after_the_kernel() {
+        let parts: &[&str] = &["#line 1 \"own.cuh\"\nint f();", "int g();"];
+        let text = source(&Kernel::new("mine.cu", parts, "g")).unwrap();
+        assert!(text.ends_with("#line 1 \"own.cuh\"\nint f();\n#line 1 \"mine.cu\"\nint g();\n"), "{text}");
     }
 
     #[test]
@@ -301,7 +328,8 @@ mod tests {
         let cache = folder.path().join("not made yet");
         let compile = |kernel: &Kernel| compile(&nvrtc, kernel, SM_80, Some(&cache)).unwrap();
         let first = compile(&scale(2.0, DType::F16));
-        assert!(String::from_utf8_lossy(&first).contains(".entry scale"));
+        let text = String::from_utf8_lossy(&first);
+        assert!(text.contains(".entry scale") && text.contains(".file\t1 \"scale\""), "{text}");
         let entries = || -> Vec<PathBuf> {
             std::fs::read_dir(&cache).unwrap().map(|entry| entry.unwrap().path()).collect()
         };

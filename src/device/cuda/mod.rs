@@ -34,6 +34,24 @@ use crate::device::MemoryStats;
 use crate::random::Stream;
 use crate::{Error, Result};
 
+/// The PTX of `kernel`, compiled as for a simulated device: what [`sim::Simulator::load`] takes.
+///
+/// [`CudaDevice::launch`] does this by itself. The way by hand, through a [`sim::Simulator`], gives more: blocks
+/// of several dimensions, parameters of any types, the [counters](sim::Counters) of each launch and
+/// [reports](sim::Report) as data.
+///
+/// # Errors
+/// [`Error::NoDevice`](crate::Error::NoDevice) without NVRTC, [`Error::Kernel`](crate::Error::Kernel) with the
+/// compiler's log.
+#[cfg(feature = "cuda-sim")]
+pub fn compile_ptx(kernel: &Kernel) -> Result<String> {
+    let device = simulated::properties(1);
+    let image = compile::image(kernel, &device)?;
+    let refuse =
+        |fault| Error::Kernel { kernel: kernel.name, device: device.name, reason: format!("{fault:?}") };
+    simulated::ptx(&image).map(str::to_owned).map_err(refuse)
+}
+
 /// A CUDA device: a GPU, or the simulator of one.
 ///
 /// A handle: clones are the same device, and two devices are equal if they are clones. Threads may

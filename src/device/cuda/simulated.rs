@@ -17,17 +17,29 @@ pub struct Simulated {
     functions: Mutex<Vec<sim::Function>>,
 }
 
+/// What a simulated device with so many multiprocessors is, to kernels and to the compiler.
+pub fn properties(multiprocessors: u32) -> Properties {
+    Properties {
+        name: "cuda-sim".into(),
+        compute_capability: CAPABILITY,
+        image: Image::Ptx,
+        multiprocessors,
+        memory: MEMORY,
+        shared_per_block: sim::MAX_SHARED,
+    }
+}
+
+/// The text of an image that was compiled for [`properties`].
+pub fn ptx(image: &[u8]) -> Result<&str, Fault> {
+    let text = std::str::from_utf8(image).map_err(|error| Fault::Refused(error.to_string()))?;
+    // NVRTC ends its text with a NUL.
+    Ok(text.trim_end_matches('\0'))
+}
+
 impl Simulated {
     pub fn new(options: Options, multiprocessors: u32) -> Self {
-        let properties = Properties {
-            name: "cuda-sim".into(),
-            compute_capability: CAPABILITY,
-            image: Image::Ptx,
-            multiprocessors,
-            memory: MEMORY,
-            shared_per_block: sim::MAX_SHARED,
-        };
-        Simulated { simulator: Simulator::new(options), properties, functions: Mutex::default() }
+        let simulator = Simulator::new(options);
+        Simulated { simulator, properties: properties(multiprocessors), functions: Mutex::default() }
     }
 
     pub fn simulator(&self) -> &Simulator {
@@ -67,9 +79,7 @@ impl Driver for Simulated {
     }
 
     fn load(&self, image: &[u8], entry: &str) -> Result<Function, Fault> {
-        let text = std::str::from_utf8(image).map_err(|error| Fault::Refused(error.to_string()))?;
-        // NVRTC ends its text with a NUL.
-        let module = self.simulator.load(text.trim_end_matches('\0')).map_err(refused)?;
+        let module = self.simulator.load(ptx(image)?).map_err(refused)?;
         let function = module.function(entry).map_err(refused)?;
         let mut functions = self.functions.lock();
         functions.push(function);
