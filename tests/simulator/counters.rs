@@ -104,7 +104,8 @@ const BANKS: &str = "extern \"C\" __global__ void banks(u32 stride) {
 #[test]
 fn bank_conflicts() {
     // Words a lane; then stride in words, distinct bytes, wavefronts, and the fewest.
-    let cases: [(u32, &[(u64, u64, u64, u64)]); 3] = [
+    type Stride = (u64, u64, u64, u64);
+    let cases: [(u32, &[Stride]); 3] = [
         (
             1,
             &[
