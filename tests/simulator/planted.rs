@@ -193,7 +193,7 @@ fn a_wrong_row_address_of_ldmatrix() {
         let fragments = bench.output::<[u32; 4]>(32);
         bench.launch([1, 1, 1], [32, 1, 1], &[x, fragments])?;
         // PTX ISA 9.0, section 9.7.14.5.15: row and pair of columns by lane, quarter of the matrix by register.
-        let pair = |row: u32, column: u32| 16 * row + column | (16 * row + column + 1) << 16;
+        let pair = |row: u32, column: u32| (16 * row + column) | ((16 * row + column + 1) << 16);
         let expected: Vec<[u32; 4]> = (0..32)
             .map(|lane| {
                 let (row, column) = (lane / 4, 2 * (lane % 4));
