@@ -67,10 +67,10 @@ fn run(simulator: &Simulator, kernel: &Kernel) -> Result<Counters, Box<dyn Error
 fn main() -> Result<(), Box<dyn Error>> {
     let simulator = Simulator::new(Options::default());
 
-    println!("1. Without the barrier the kernel is refused:\n");
+    println!("1. Without the barrier a warp reads the tile before the others have filled it:\n");
     match run(&simulator, &version(0, false)) {
         Err(report) => println!("{report}\n"),
-        Ok(_) => unreachable!("the race is found in every run"),
+        Ok(_) => unreachable!("the bug is found in every run"),
     }
 
     println!(
@@ -94,9 +94,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     });
     row("wavefronts of shared memory", &|c| c.shared.moved.to_string());
     row("  of the fewest", &|c| format!("{:.2}", ratio(c.shared.moved, c.shared.fewest)));
-    // Registers are the compiler's for the GPU: 24 is what ptxas says for this kernel on sm_80.
+    // Registers are the compiler's for the GPU: 26 is what ptxas says for this kernel on sm_80.
     let limits = Limits::of((8, 0)).expect("compute capability 8.0 is known");
-    row("warps a multiprocessor, of 64", &|c| c.occupancy(&limits, 24).warps.to_string());
+    row("warps a multiprocessor, of 64", &|c| c.occupancy(&limits, 26).warps.to_string());
     Ok(())
 }
 

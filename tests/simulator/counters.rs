@@ -12,9 +12,9 @@ const ONE: [u32; 3] = [1, 1, 1];
 const WARP: [u32; 3] = [32, 1, 1];
 
 /// Loads of the vector type V, `stride` apart and from element `offset` on.
-const STRIDED: &str = "extern \"C\" __global__ void strided(const V* x, V* y, u32 stride, u32 offset) {
+const STRIDED: &str = r#"extern "C" __global__ void strided(const V* x, V* y, u32 stride, u32 offset) {
     y[threadIdx.x] = x[stride * threadIdx.x + offset];
-}";
+}"#;
 
 /// The traffic of one warp's loads, for every stride and offset.
 fn loads(vector: &'static str, bytes: usize, strides: &[(u64, u64)]) -> Option<Vec<Traffic>> {
@@ -67,9 +67,9 @@ fn sectors_of_global_memory() {
 
 #[test]
 fn sectors_of_scattered_and_of_few_lanes() {
-    const GATHER: &str = "extern \"C\" __global__ void gather(const float* x, const u32* ids, float* y) {
+    const GATHER: &str = r#"extern "C" __global__ void gather(const float* x, const u32* ids, float* y) {
     y[threadIdx.x] = x[ids[threadIdx.x]];
-}";
+}"#;
     let Some(bench) = Bench::new(&Kernel::new("gather.cu", &[GATHER], "gather"), Options::default()) else {
         return;
     };
@@ -89,23 +89,24 @@ fn sectors_of_scattered_and_of_few_lanes() {
 }
 
 /// Stores of N words by each lane, `stride` words apart.
-const BANKS: &str = "extern \"C\" __global__ void banks(u32 stride) {
+const BANKS: &str = r#"extern "C" __global__ void banks(u32 stride) {
     __shared__ __align__(16) u32 tile[34 * 32];
     const u32 to = shared_address(&tile[stride * threadIdx.x]);
     if constexpr (WORDS == 1) {
-        asm volatile(\"st.shared.u32 [%0], %1;\" ::\"r\"(to), \"r\"(0));
+        asm volatile("st.shared.u32 [%0], %1;" ::"r"(to), "r"(0));
     } else if constexpr (WORDS == 2) {
-        asm volatile(\"st.shared.v2.u32 [%0], {%1, %1};\" ::\"r\"(to), \"r\"(0));
+        asm volatile("st.shared.v2.u32 [%0], {%1, %1};" ::"r"(to), "r"(0));
     } else {
-        asm volatile(\"st.shared.v4.u32 [%0], {%1, %1, %1, %1};\" ::\"r\"(to), \"r\"(0));
+        asm volatile("st.shared.v4.u32 [%0], {%1, %1, %1, %1};" ::"r"(to), "r"(0));
     }
-}";
+}"#;
 
 #[test]
 fn bank_conflicts() {
-    // Words a lane; then stride in words, distinct bytes, wavefronts, and the fewest.
-    type Stride = (u64, u64, u64, u64);
-    let cases: [(u32, &[Stride]); 3] = [
+    /// Stride in words, distinct bytes, wavefronts, and the fewest.
+    type Strided = (u64, u64, u64, u64);
+    // By words a lane.
+    let cases: [(u32, &[Strided]); 3] = [
         (
             1,
             &[
@@ -135,7 +136,7 @@ fn bank_conflicts() {
 
 /// A tile of 16 x 64 elements of 16 bits, rows PITCH apart, of which a warp loads four matrices side by side. SWIZZLE
 /// moves the pieces of 16 bytes within their rows.
-const MATRICES: &str = "extern \"C\" __global__ void matrices(uint4* y) {
+const MATRICES: &str = r#"extern "C" __global__ void matrices(uint4* y) {
     __shared__ __align__(16) u16 tile[16 * PITCH];
     const u32 lane = threadIdx.x, start = shared_address(tile);
     const u32 zeros[4] = {0, 0, 0, 0};
@@ -148,7 +149,7 @@ const MATRICES: &str = "extern \"C\" __global__ void matrices(uint4* y) {
     u32 v[4];
     load_matrices<false>(v, start + 2 * PITCH * row + 16 * (SWIZZLE ? piece ^ row % 8 : piece));
     y[lane] = make_uint4(v[0], v[1], v[2], v[3]);
-}";
+}"#;
 
 #[test]
 fn bank_conflicts_of_ldmatrix() {
@@ -168,14 +169,14 @@ fn bank_conflicts_of_ldmatrix() {
 
 #[test]
 fn tensor_cores() {
-    const PRODUCTS: &str = "extern \"C\" __global__ void products(float4* y) {
+    const PRODUCTS: &str = r#"extern "C" __global__ void products(float4* y) {
     float c[4] = {0, 0, 0, 0};
     const u32 a[4] = {0, 0, 0, 0};
     for (u32 i = 0; i < 3; i += 1) {
         mma<T>(c, a, threadIdx.x, 0);
     }
     y[blockIdx.x * blockDim.x + threadIdx.x] = make_float4(c[0], c[1], c[2], c[3]);
-}";
+}"#;
     let cases = [
         (DType::F16, "m16n8k16 f16", 2 * 16 * 8 * 16),
         (DType::BF16, "m16n8k16 bf16", 2 * 16 * 8 * 16),
@@ -253,13 +254,13 @@ fn instructions_and_branches() {
 
 #[test]
 fn source_lines() {
-    const LINES: &str = "extern \"C\" __global__ void lines(const float* x, float* y) {
+    const LINES: &str = r#"extern "C" __global__ void lines(const float* x, float* y) {
     const u32 i = threadIdx.x;
     const float v = x[i];
     if (i < 8) {
         y[i] = v;
     }
-}";
+}"#;
     let Some(bench) = Bench::new(&Kernel::new("lines.cu", &[LINES], "lines"), Options::default()) else {
         return;
     };
@@ -366,14 +367,14 @@ fn occupancy_of_9_0() {
 
 #[test]
 fn occupancy_of_a_launch() {
-    const SHARED: &str = "extern \"C\" __global__ void shared(u32* y) {
+    const SHARED: &str = r#"extern "C" __global__ void shared(u32* y) {
     __shared__ u32 tile[10 * 1024];
     for (u32 i = threadIdx.x; i < 10 * 1024; i += 128) {
         tile[i] = i;
     }
     __syncthreads();
     y[threadIdx.x] = tile[127 - threadIdx.x];
-}";
+}"#;
     let Some(bench) = Bench::new(&Kernel::new("shared.cu", &[SHARED], "shared"), Options::default()) else {
         return;
     };

@@ -50,7 +50,7 @@ fn values(count: usize) -> Vec<f32> {
 
 #[test]
 fn blocks_on_their_own() {
-    const NORMS: &str = "extern \"C\" __global__ void norms(const float* x, float* y, u32 columns) {
+    const NORMS: &str = r#"extern "C" __global__ void norms(const float* x, float* y, u32 columns) {
     __shared__ float sums[4];
     const float* row = x + blockIdx.x * columns;
     float sum = 0.0f;
@@ -68,7 +68,7 @@ fn blocks_on_their_own() {
     for (u32 i = threadIdx.x; i < columns; i += blockDim.x) {
         y[blockIdx.x * columns + i] = scale * row[i];
     }
-}";
+}"#;
     check("norms", &[NORMS], |bench| {
         let x = bench.input(&values(50 * 300));
         let y = bench.output::<f32>(50 * 300);
@@ -79,10 +79,10 @@ fn blocks_on_their_own() {
 
 #[test]
 fn float_atomics() {
-    const SUMS: &str = "extern \"C\" __global__ void sums(const float* x, float* total, float* order) {
+    const SUMS: &str = r#"extern "C" __global__ void sums(const float* x, float* total, float* order) {
     const u32 i = blockIdx.x * blockDim.x + threadIdx.x;
     order[i] = atomicAdd(&total[i % 3], x[i]);
-}";
+}"#;
     check("sums", &[SUMS], |bench| {
         let x = bench.input(&values(64 * 64));
         let (total, order) = (bench.input(&[0.0f32; 3]), bench.output::<f32>(64 * 64));
@@ -95,7 +95,7 @@ fn float_atomics() {
 
 #[test]
 fn atomics_in_shared_memory() {
-    const BINS: &str = "extern \"C\" __global__ void bins(const float* x, float* y) {
+    const BINS: &str = r#"extern "C" __global__ void bins(const float* x, float* y) {
     __shared__ float bins[8];
     if (threadIdx.x < 8) {
         bins[threadIdx.x] = 0.0f;
@@ -106,7 +106,7 @@ fn atomics_in_shared_memory() {
     if (threadIdx.x < 8) {
         y[blockIdx.x * 8 + threadIdx.x] = bins[threadIdx.x];
     }
-}";
+}"#;
     check("bins", &[BINS], |bench| {
         let x = bench.input(&values(40 * 96));
         let y = bench.output::<f32>(40 * 8);
@@ -117,13 +117,13 @@ fn atomics_in_shared_memory() {
 
 #[test]
 fn tensor_cores() {
-    const PRODUCTS: &str = "extern \"C\" __global__ void products(const u32* x, float4* y) {
+    const PRODUCTS: &str = r#"extern "C" __global__ void products(const u32* x, float4* y) {
     const u32* own = x + 6 * (blockIdx.x * 32 + threadIdx.x);
     const u32 a[4] = {own[0], own[1], own[2], own[3]};
     float c[4] = {0, 0, 0, 0};
     mma<bf16>(c, a, own[4], own[5]);
     y[blockIdx.x * 32 + threadIdx.x] = make_float4(c[0], c[1], c[2], c[3]);
-}";
+}"#;
     check("products", &[PTX, PRODUCTS], |bench| {
         let halves = |x: &f32| u32::from(half::bf16::from_f32(*x).to_bits()) * 0x1_0001;
         let x = bench.input(&values(20 * 32 * 6).iter().map(halves).collect::<Vec<u32>>());
@@ -135,24 +135,24 @@ fn tensor_cores() {
 
 #[test]
 fn printed_text() {
-    const WORDS: &str = "extern \"C\" __global__ void words() {
+    const WORDS: &str = r#"extern "C" __global__ void words() {
     if (threadIdx.x % 32 == blockIdx.x % 32) {
-        printf(\"block %u, warp %u\\n\", blockIdx.x, threadIdx.x / 32);
+        printf("block %u, warp %u\n", blockIdx.x, threadIdx.x / 32);
     }
-}";
+}"#;
     check("words", &[WORDS], |bench| Ok((bench.launch([60, 1, 1], [64, 1, 1], &[])?, Vec::new())));
 }
 
 #[test]
 fn reports_of_several_blocks() {
     // From block 17 on every block stores past the end, the later ones sooner.
-    const PAST: &str = "extern \"C\" __global__ void past(float* y) {
+    const PAST: &str = r#"extern "C" __global__ void past(float* y) {
     float v = 0.0f;
     for (u32 i = 0; i < 1000 - 10 * blockIdx.x; i += 1) {
         v = v * v + i;
     }
     y[32 * blockIdx.x + threadIdx.x] = v;
-}";
+}"#;
     check("past", &[PAST], |bench| {
         let y = bench.output::<f32>(17 * 32);
         let counters = bench.launch([60, 1, 1], [32, 1, 1], &[y])?;
@@ -164,11 +164,11 @@ fn reports_of_several_blocks() {
 fn races_between_blocks() {
     // Every block reads what the next one writes. With one thread the report is always the same; with several it depends on
     // which blocks meet, but there is one.
-    const SHIFT: &str = "extern \"C\" __global__ void shift(float* x) {
+    const SHIFT: &str = r#"extern "C" __global__ void shift(float* x) {
     const u32 i = blockIdx.x * 32 + threadIdx.x;
     const float v = x[i + 32];
     x[i] = v;
-}";
+}"#;
     let race = |threads: usize| {
         let options = Options { threads: Some(threads), ..Options::default() };
         let bench = Bench::new(&Kernel::new("shift", &[SHIFT], "shift"), options)?;
