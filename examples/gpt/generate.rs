@@ -21,7 +21,7 @@ pub struct GenerateArgs {
     prompt: String,
     #[command(flatten)]
     sampling: Sampling,
-    /// auto, cpu, wgpu, wgpu:N, wgpu:NAME or software
+    /// auto, cpu, cuda, cuda:N, cuda-sim, wgpu, wgpu:N, wgpu:NAME or software
     #[arg(long, default_value = "auto")]
     device: String,
 }

@@ -70,20 +70,39 @@ fn device(name: &str) -> Result<Device, AppError> {
     match (kind, selector) {
         ("auto", "") => Ok(Device::best()),
         ("cpu", "") => Ok(Device::Cpu),
+        #[cfg(feature = "cuda")]
+        ("cuda", ordinal) => match if ordinal.is_empty() { Ok(0) } else { ordinal.parse() } {
+            Ok(ordinal) => Ok(Device::cuda(ordinal)?),
+            Err(_) => {
+                let reason = format!("{name}: cuda is followed by the number of a GPU");
+                Err(AppError::Argument { argument: "--device", reason })
+            }
+        },
+        #[cfg(feature = "cuda-sim")]
+        ("cuda-sim", "") => Ok(Device::cuda_sim()?),
+        #[cfg(not(feature = "cuda-sim"))]
+        ("cuda-sim", "") => Err(without("cuda-sim")),
+        #[cfg(not(feature = "cuda"))]
+        ("cuda", _) => Err(without("cuda")),
         #[cfg(feature = "wgpu")]
         ("software", "") => Ok(Device::wgpu("software")?),
         #[cfg(feature = "wgpu")]
         ("wgpu", selector) => Ok(Device::wgpu(selector)?),
         #[cfg(not(feature = "wgpu"))]
-        ("software" | "wgpu", _) => {
-            let reason = "this program was built without the crate's wgpu feature".into();
-            Err(AppError::Argument { argument: "--device", reason })
-        }
+        ("software" | "wgpu", _) => Err(without("wgpu")),
         _ => {
-            let reason = format!("{name} is none of auto, cpu, wgpu, wgpu:N, wgpu:NAME, software");
+            let names = "auto, cpu, cuda, cuda:N, cuda-sim, wgpu, wgpu:N, wgpu:NAME, software";
+            let reason = format!("{name} is none of {names}");
             Err(AppError::Argument { argument: "--device", reason })
         }
     }
+}
+
+/// The error for a device that needs a feature of the crate.
+#[cfg(not(all(feature = "wgpu", feature = "cuda", feature = "cuda-sim")))]
+fn without(feature: &str) -> AppError {
+    let reason = format!("this program was built without the crate's feature {feature}");
+    AppError::Argument { argument: "--device", reason }
 }
 
 #[cfg(test)]

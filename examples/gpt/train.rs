@@ -25,7 +25,7 @@ pub struct TrainArgs {
     /// Text to learn; without it, this repository's own sources and documents
     #[arg(long, value_name = "FILE|DIR")]
     data: Option<PathBuf>,
-    /// auto, cpu, wgpu, wgpu:N, wgpu:NAME or software
+    /// auto, cpu, cuda, cuda:N, cuda-sim, wgpu, wgpu:N, wgpu:NAME or software
     #[arg(long, default_value = "auto")]
     device: String,
     /// Where log, checkpoint and plot go; without it, runs/NAME after the config
