@@ -113,7 +113,7 @@ impl Device {
     pub(crate) fn next_stream(&self) -> Stream {
         let mut generator = self.generator().lock();
         let stream = *generator;
-        generator.offset += 1;
+        generator.offset = generator.offset.wrapping_add(1);
         stream
     }
 
