@@ -51,7 +51,7 @@ template <u32 N> inline void store_whole(const Vec<T, N>& line, T* to) {
     }
 }
 
-extern "C" __global__ void __launch_bounds__(BLOCK, 1024 / BLOCK)
+extern "C" __global__ void __launch_bounds__(BLOCK, BLOCK < 1024 ? 768 / BLOCK : 1)
 forward(const T* __restrict__ logits, const u32* __restrict__ labels, const float* __restrict__ factor,
         float* __restrict__ loss, T* __restrict__ dlogits, const Params p) {
     const u32 row = blockIdx.x * TEAMS + threadIdx.x / TEAM;
@@ -119,7 +119,7 @@ forward(const T* __restrict__ logits, const u32* __restrict__ labels, const floa
     if constexpr (GRADIENT) {
         const float scale = ignored ? 0.0f : valid ? (factor ? *factor : 1.0f) : invalid;
         // exp(z - top) / total, not exp(z - lse): the logarithm rounds.
-        const float share_of_one = 1.0f / sum.total;
+        const float factor_of_exp = scale / sum.total;
         T* to = dlogits + base;
 #pragma unroll (RESIDENT ? STEPS : 2)
         for (u32 s = 0; s < lines; s++) {
@@ -129,8 +129,8 @@ forward(const T* __restrict__ logits, const u32* __restrict__ labels, const floa
                 (RESIDENT ? kept[RESIDENT ? s : 0] : fetch(c)).to_floats(z);
 #pragma unroll
                 for (u32 i = 0; i < WIDTH; i++) {
-                    float softmax = expf(z[i] - sum.top) * share_of_one;
-                    z[i] = ignored ? 0.0f : scale * (softmax - (c + i == target ? 1.0f : 0.0f));
+                    const float d = expf(z[i] - sum.top) * factor_of_exp - (c + i == target ? scale : 0.0f);
+                    z[i] = ignored ? 0.0f : d;
                 }
                 const Line line = Line::of_floats(z);
                 if (is_whole(c)) {
