@@ -120,6 +120,70 @@ fn faults(launched: &Launched, compiled: &Compiled) -> Vec<String> {
     faults
 }
 
+/// One line a specialisation on one architecture, by which a child process tells its parent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Line {
+    name: String,
+    /// Registers and resident blocks, static and dynamic shared memory; or what is wrong.
+    cell: Result<(String, String), String>,
+}
+
+impl Line {
+    const START: &str = "resources: ";
+
+    fn of(nvrtc: &Nvrtc, launched: &Launched, capability: (u32, u32)) -> Line {
+        let name = launched.kernel.to_string();
+        let cell = compile(nvrtc, &launched.kernel, capability).and_then(|compiled| {
+            let wrong = faults(launched, &compiled);
+            if !wrong.is_empty() {
+                return Err(wrong.join(", "));
+            }
+            let limits = Limits::of(capability).ok_or("an unknown architecture")?;
+            let Grid { threads, shared, .. } = launched.grid;
+            let occupancy = limits.occupancy(threads, compiled.registers, compiled.shared + shared);
+            let cell = format!("{}/{}", compiled.registers, occupancy.blocks);
+            let memory = format!("{}+{shared}", compiled.shared);
+            if occupancy.blocks > 0 {
+                Ok((cell, memory))
+            } else {
+                Err(format!("does not fit: {cell}, {memory} bytes"))
+            }
+        });
+        Line { name, cell }
+    }
+
+    fn print(&self) {
+        match &self.cell {
+            Ok((cell, memory)) => println!("{}{}\t{cell}\t{memory}", Self::START, self.name),
+            Err(fault) => println!("{}{}\t{}", Self::START, self.name, fault.replace(['\n', '\t'], " ")),
+        }
+    }
+
+    fn parse(line: &str) -> Option<Line> {
+        let mut fields = line.split_once(Self::START)?.1.split('\t').map(str::to_owned);
+        let (name, first) = (fields.next()?, fields.next()?);
+        let cell = match fields.next() {
+            Some(memory) => Ok((first, memory)),
+            None => Err(first),
+        };
+        Some(Line { name, cell })
+    }
+}
+
+/// The environment variable by which a child process is told its architecture's place in [`ARCHITECTURES`].
+const CHILD: &str = "TILEWRIGHT_RESOURCES_OF";
+
+/// A child's part: NVRTC compiles one kernel at a time in a process, so that each architecture gets one.
+#[test]
+#[ignore = "runs in a process of its own, started by `resources`"]
+fn of_one_architecture() {
+    let place: usize = std::env::var(CHILD).expect("the parent names it").parse().expect("a number");
+    let nvrtc = Nvrtc::find("the tests").expect("the parent has found it");
+    for launched in launched(ARCHITECTURES[place]) {
+        Line::of(&nvrtc, &launched, ARCHITECTURES[place]).print();
+    }
+}
+
 #[test]
 fn resources() {
     let required = std::env::var("TILEWRIGHT_REQUIRE").unwrap_or_default().contains("cuda");
@@ -138,44 +202,36 @@ fn resources() {
         return not_run("nvdisasm is not on the path".into());
     }
 
-    // Rows by name, a cell an architecture.
-    let jobs: Vec<(usize, Launched)> = (ARCHITECTURES.iter().enumerate())
-        .flat_map(|(i, &capability)| launched(capability).into_iter().map(move |launched| (i, launched)))
-        .collect();
-    let cells: Vec<_> = jobs
-        .par_iter()
-        .map(|(i, launched)| {
-            let name = launched.kernel.to_string();
-            let compiled = match compile(&nvrtc, &launched.kernel, ARCHITECTURES[*i]) {
-                Ok(compiled) => compiled,
-                Err(error) => return (name, *i, Err(vec![error])),
-            };
-            let wrong = faults(launched, &compiled);
-            if !wrong.is_empty() {
-                return (name, *i, Err(wrong));
-            }
-            let limits = Limits::of(ARCHITECTURES[*i]).expect("the architectures are known");
-            let Grid { threads, shared, .. } = launched.grid;
-            let occupancy = limits.occupancy(threads, compiled.registers, compiled.shared + shared);
-            let cell = format!("{}/{}", compiled.registers, occupancy.blocks);
-            let memory = format!("{}+{shared}", compiled.shared);
-            if occupancy.blocks == 0 {
-                return (name, *i, Err(vec![format!("does not fit: {cell}, {memory} bytes")]));
-            }
-            (name, *i, Ok((cell, memory)))
+    let program = std::env::current_exe().expect("this program has a path");
+    let lines: Vec<Vec<Line>> = (0..ARCHITECTURES.len())
+        .into_par_iter()
+        .with_max_len(1)
+        .map(|place| {
+            let child = concat!(module_path!(), "::of_one_architecture");
+            let child = child.split_once("::").expect("the crate comes first").1;
+            let output = Command::new(&program)
+                .args(["--ignored", "--exact", "--nocapture", child])
+                .env(CHILD, place.to_string())
+                .output()
+                .expect("this program can be started");
+            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+            String::from_utf8_lossy(&output.stdout).lines().filter_map(Line::parse).collect()
         })
         .collect();
-    let mut rows: BTreeMap<String, (Vec<String>, String)> = BTreeMap::new();
+
+    // Rows by name, a cell an architecture.
+    let mut rows: BTreeMap<&str, (Vec<&str>, &str)> = BTreeMap::new();
     let mut wrong = Vec::new();
-    for (name, i, cell) in cells {
-        match cell {
-            Ok((cell, memory)) => {
-                let row = rows.entry(name).or_insert_with(|| (vec!["-".into(); ARCHITECTURES.len()], memory));
-                row.0[i] = cell;
-            }
-            Err(faults) => {
-                let (major, minor) = ARCHITECTURES[i];
-                wrong.extend(faults.into_iter().map(|fault| format!("{name}, sm_{major}{minor}: {fault}")));
+    for (i, lines) in lines.iter().enumerate() {
+        let (major, minor) = ARCHITECTURES[i];
+        assert_eq!(lines.len(), launched(ARCHITECTURES[i]).len(), "sm_{major}{minor}");
+        for Line { name, cell } in lines {
+            match cell {
+                Ok((cell, memory)) => {
+                    let row = rows.entry(name).or_insert_with(|| (vec!["-"; ARCHITECTURES.len()], memory));
+                    row.0[i] = cell;
+                }
+                Err(fault) => wrong.push(format!("{name}, sm_{major}{minor}: {fault}")),
             }
         }
     }
