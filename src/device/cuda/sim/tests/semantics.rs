@@ -212,7 +212,6 @@ fn f32_arithmetic() {
     word("min.f32 %r10, %r1, %r2;", float(f32::NAN), float(1.0), 0, float(1.0));
     word("min.NaN.f32 %r10, %r1, %r2;", float(f32::NAN), float(1.0), 0, nan);
     word("max.f32 %r10, %r1, %r2;", float(-0.0), float(0.0), 0, 0);
-    word("min.xorsign.abs.f32 %r10, %r1, %r2;", float(-3.0), float(2.0), 0, float(-2.0));
     word("abs.f32 %r10, %r1;", float(-3.0), 0, 0, float(3.0));
     word("neg.f32 %r10, %r1;", float(-0.0), 0, 0, 0);
     word("copysign.f32 %r10, %r1, %r2;", float(-1.0), float(3.0), 0, float(-3.0));
