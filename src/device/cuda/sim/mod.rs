@@ -21,7 +21,7 @@ mod exec;
 mod flow;
 mod lanes;
 mod launch;
-#[allow(dead_code)]
+
 mod math;
 mod memory;
 mod program;
