@@ -254,14 +254,16 @@ impl Counters {
             let loc = program.places[inst.place as usize].loc;
             let file = launch.files.get(&loc.file).cloned().unwrap_or_default();
             add(counters.lines.entry((file, loc.line)).or_default());
+            let mut multiply = |name: &str, products: usize| {
+                let count = counters.tensor.entry(name.to_owned()).or_default();
+                let instructions = lanes / WARP as u64;
+                count.instructions += instructions;
+                count.flops += instructions * 2 * products as u64;
+            };
             match &inst.code {
                 Code::Branch { .. } | Code::BranchTable(_) => add(&mut counters.branches),
-                Code::Mma(tensor) => {
-                    let count = counters.tensor.entry(tensor.name.clone()).or_default();
-                    let instructions = lanes / WARP as u64;
-                    count.instructions += instructions;
-                    count.flops += instructions * 2 * tensor.mma.products() as u64;
-                }
+                Code::Mma(tensor) => multiply(&tensor.name, tensor.mma.products()),
+                Code::MmaF64 => multiply("m8n8k4 f64", 8 * 8 * 4),
                 _ => {}
             }
         }

@@ -21,7 +21,7 @@ mod exec;
 mod flow;
 mod lanes;
 mod launch;
-#[allow(dead_code)]
+
 mod math;
 mod memory;
 mod program;
@@ -58,7 +58,9 @@ pub struct Checks {
     pub alignment: bool,
     /// Reads of global, shared and local memory that nobody has written.
     pub uninitialised: bool,
-    /// Races in shared memory between barriers, and in global memory between blocks.
+    /// Races in shared memory between barriers, and in global memory between blocks. Of several racing pairs of blocks
+    /// any may be reported if the blocks run on several host threads. Two threads of one block in global memory are not
+    /// looked at: the shadow knows which block accessed a place last, but not before which of its barriers.
     pub races: bool,
     /// Barriers that a part of a warp reaches.
     pub barriers: bool,

@@ -395,6 +395,8 @@ pub enum Code {
     StoreMatrix(Matrix),
     MoveMatrix,
     Mma(Box<Tensor>),
+    /// m8n8k4 of f64.
+    MmaF64,
     /// A conversion too rare to have a function of its own.
     Convert(Box<Conversion>),
     Print,

@@ -4,7 +4,7 @@ use super::types::{Opcode, Type};
 use super::{Decoder, Result};
 use crate::device::cuda::sim::lanes::{map, test};
 use crate::device::cuda::sim::math::float::{self, Compare, Property};
-use crate::device::cuda::sim::math::half::{self, Bf16, Extreme, F16, Modifiers};
+use crate::device::cuda::sim::math::half::{self, Bf16, Extreme, F16, Half, Modifiers};
 use crate::device::cuda::sim::math::int::{self, Bound, Int, Permute};
 use crate::device::cuda::sim::math::{Mode, Round, approx};
 use crate::device::cuda::sim::program::{Class, Code, Kind, PredOp, Slot, Special};
@@ -74,6 +74,8 @@ macro_rules! with_round {
     };
 }
 
+pub(super) use with_round;
+
 /// Evaluates `$make` with `$B` a constant of the given flag.
 macro_rules! with_flag {
     ($flag:expr, $B:ident => $make:expr) => {
@@ -118,28 +120,30 @@ pub(super) fn decode(decoder: &mut Decoder, op: &mut Opcode, operands: &[Operand
             let [dst, a, b, p] = operands else { return decoder.fail("selp takes four operands") };
             let [a, b, p] = decoder.sources(&[a.clone(), b.clone(), p.clone()], [ty, ty, Type::Pred])?;
             let dst = decoder.destination(dst, ty.class())?;
-            let code = if ty.class() == Class::Word { Code::SelectWord } else { Code::SelectLong };
-            decoder.emit(code, Some(Kind::Integer), &[dst], &[a, b, p]);
+            decoder.emit(select(ty.class()), Some(Kind::Integer), &[dst], &[a, b, p]);
         }
         "slct" => {
             let ftz = op.flag("ftz");
             let (ty, by) = (op.ty()?, op.ty()?);
-            let code = match (ty.class(), by) {
-                (Class::Word, Type::S32) => {
-                    map!(|a: u32, b: u32, c: i32| -> u32 { if c >= 0 { a } else { b } })
-                }
-                (Class::Word, Type::F32) => with_flag!(ftz, FTZ => map!(|a: u32, b: u32, c: f32| -> u32 {
-                    if (if FTZ { float::flush(c) } else { c }) >= 0.0 { a } else { b }
-                })),
+            let positive = match by {
+                Type::S32 if !ftz => test!(|c: i32| { c >= 0 }),
+                Type::F32 if ftz => test!(|c: f32| { float::flush(c) >= 0.0 }),
+                Type::F32 => test!(|c: f32| { c >= 0.0 }),
                 _ => return Err(op.unsupported("the type is not supported")),
             };
-            simple(decoder, code, Kind::Integer, operands, Class::Word, &[ty, ty, by])?;
+            let [dst, sources @ ..] = operands else { return decoder.fail("slct takes four operands") };
+            let [a, b, c] = decoder.sources(sources, [ty, ty, by])?;
+            let dst = decoder.destination(dst, ty.class())?;
+            let p = decoder.temporary(Class::Pred);
+            decoder.emit(positive, None, &[p], &[c]);
+            decoder.emit(select(ty.class()), Some(Kind::Integer), &[dst], &[a, b, p]);
         }
         "copysign" => {
             let ty = op.ty()?;
             let code = match ty {
-                Type::F32 => map!(|a: u32, b: u32| -> u32 { a & 0x8000_0000 | b & 0x7fff_ffff }),
-                _ => map!(|a: u64, b: u64| -> u64 { a & 1 << 63 | b & !(1 << 63) }),
+                Type::F32 => map!(|a: f32, b: f32| -> f32 { float::copysign(a, b) }),
+                Type::F64 => map!(|a: f64, b: f64| -> f64 { float::copysign_f64(a, b) }),
+                _ => return Err(op.unsupported("the type is not supported")),
             };
             simple(decoder, code, ty.kind(), operands, ty.class(), &[ty; 2])?;
         }
@@ -148,6 +152,11 @@ pub(super) fn decode(decoder: &mut Decoder, op: &mut Opcode, operands: &[Operand
         _ => return Ok(false),
     }
     Ok(true)
+}
+
+/// Selection of registers of a class by a predicate.
+fn select(class: Class) -> Code {
+    if class == Class::Long { Code::SelectLong } else { Code::SelectWord }
 }
 
 /// An instruction `d, a, b...` that is one function of its operands.
@@ -178,6 +187,9 @@ fn arithmetic(decoder: &mut Decoder, op: &mut Opcode, operands: &[Operand]) -> R
     let (full, approximate) = (op.flag("full"), op.flag("approx"));
     let (lo, hi, wide) = (op.flag("lo"), op.flag("hi"), op.flag("wide"));
     let (nan, xorsign, relu) = (op.flag("NaN"), op.flag("xorsign") & op.flag("abs"), op.flag("relu"));
+    if xorsign && decoder.target < 86 {
+        return Err(op.unsupported("`.xorsign.abs` needs `.target sm_86`"));
+    }
     let mode = op.mode();
     let ty = op.ty()?;
     let kind = ty.kind();
@@ -217,8 +229,8 @@ fn arithmetic(decoder: &mut Decoder, op: &mut Opcode, operands: &[Operand]) -> R
         ("neg", Type::F32) => with_flag!(mode.ftz, FTZ => map!(|a: f32| -> f32 {
             float::neg(if FTZ { float::flush(a) } else { a })
         })),
-        ("abs", Type::F64) => map!(|a: u64| -> u64 { a & !(1 << 63) }),
-        ("neg", Type::F64) => map!(|a: u64| -> u64 { a ^ 1 << 63 }),
+        ("abs", Type::F64) => map!(|a: f64| -> f64 { float::abs_f64(a) }),
+        ("neg", Type::F64) => map!(|a: f64| -> f64 { float::neg_f64(a) }),
         (name, Type::F16 | Type::F16x2 | Type::Bf16 | Type::Bf16x2) => {
             let modifiers = Modifiers { ftz: mode.ftz, sat: mode.sat, relu };
             let extreme = Extreme { ftz: mode.ftz, nan, xorsign_abs: xorsign };
@@ -628,7 +640,7 @@ fn bits(decoder: &mut Decoder, op: &mut Opcode, operands: &[Operand]) -> Result<
     simple(decoder, code, Kind::Integer, operands, class, &types)
 }
 
-/// The comparison of `setp` and `set` for a type.
+/// The comparison of `setp` and `set` for a type; of packed halves it is that of the lower ones.
 fn comparison(op: &mut Opcode) -> Result<(Code, Type)> {
     let ftz = op.flag("ftz");
     const NAMES: [(&str, Compare); 18] = [
@@ -653,6 +665,10 @@ fn comparison(op: &mut Opcode) -> Result<(Code, Type)> {
     ];
     let Some(compare) = op.choice(&NAMES) else { return Err(op.unsupported("the comparison is not known")) };
     let ty = op.ty()?;
+    let half = matches!(ty, Type::F16 | Type::F16x2);
+    if ftz && !half && ty != Type::F32 {
+        return Err(op.unsupported("`.ftz` is for f32 and f16"));
+    }
     macro_rules! of_type {
         ($C:ident) => {
             match ty {
@@ -667,12 +683,15 @@ fn comparison(op: &mut Opcode) -> Result<(Code, Type)> {
                 }
                 Type::F32 => test!(|a: f32, b: f32| { float::compare($C, a, b) }),
                 Type::F64 => test!(|a: f64, b: f64| { float::compare($C, a, b) }),
-                Type::F16 => test!(|a: u16, b: u16| {
-                    float::compare($C, <F16 as half::Half>::widen(a), <F16 as half::Half>::widen(b))
+                Type::F16 | Type::F16x2 if ftz => test!(|a: u16, b: u16| {
+                    float::compare($C, F16::widen(half::flush::<F16>(a)), F16::widen(half::flush::<F16>(b)))
                 }),
-                Type::Bf16 => test!(|a: u16, b: u16| {
-                    float::compare($C, <Bf16 as half::Half>::widen(a), <Bf16 as half::Half>::widen(b))
-                }),
+                Type::F16 | Type::F16x2 => {
+                    test!(|a: u16, b: u16| { float::compare($C, F16::widen(a), F16::widen(b)) })
+                }
+                Type::Bf16 | Type::Bf16x2 => {
+                    test!(|a: u16, b: u16| { float::compare($C, Bf16::widen(a), Bf16::widen(b)) })
+                }
                 _ => return Err(op.unsupported("the type is not supported")),
             }
         };
@@ -690,67 +709,110 @@ fn comparison(op: &mut Opcode) -> Result<(Code, Type)> {
     Ok((each!(Eq, Ne, Lt, Le, Gt, Ge, Equ, Neu, Ltu, Leu, Gtu, Geu, Num, Nan), ty))
 }
 
-fn setp(decoder: &mut Decoder, op: &mut Opcode, operands: &[Operand]) -> Result<()> {
+/// The operands of `setp` and `set`: the destination, what is compared, and what the outcome is combined with.
+fn compared<'o>(
+    decoder: &mut Decoder,
+    op: &mut Opcode,
+    operands: &'o [Operand],
+    ty: Type,
+) -> Result<(&'o Operand, [Slot; 2], Option<(PredOp, Slot)>)> {
     let combine = op.choice(&[("and", PredOp::And), ("or", PredOp::Or), ("xor", PredOp::Xor)]);
-    let (compare, ty) = comparison(op)?;
-    let kind = Some(ty.kind());
-    let (a, b, c) = match (operands, combine) {
-        ([_, a, b], None) => (a, b, None),
-        ([_, a, b, c], Some(_)) => (a, b, Some(decoder.source(c, Type::Pred)?)),
+    let (dst, a, b, combined) = match (operands, combine) {
+        ([dst, a, b], None) => (dst, a, b, None),
+        ([dst, a, b, c], Some(combine)) => (dst, a, b, Some((combine, decoder.source(c, Type::Pred)?))),
         _ => return decoder.fail("wrong number of operands"),
     };
-    let sources = [decoder.source(a, ty)?, decoder.source(b, ty)?];
-    let (p, q) = match &operands[0] {
-        Operand::Pair(p, q) => {
-            (decoder.destination(p, Class::Pred)?, Some(decoder.destination(q, Class::Pred)?))
+    Ok((dst, [decoder.source(a, ty)?, decoder.source(b, ty)?], combined))
+}
+
+/// The comparison of the upper halves of packed operands.
+fn compare_upper(decoder: &mut Decoder, compare: Code, sources: [Slot; 2], to: Slot) {
+    let upper = sources.map(|source| {
+        let upper = decoder.temporary(Class::Word);
+        decoder.emit(map!(|a: u32| -> u32 { a >> 16 }), None, &[upper], &[source]);
+        upper
+    });
+    decoder.emit(compare, None, &[to], &upper);
+}
+
+/// `setp.lt.and.f32 p|q, a, b, c`: p = (a < b) and c, q = !(a < b) and c; of packed halves p is for the lower ones
+/// and q for the upper ones.
+fn setp(decoder: &mut Decoder, op: &mut Opcode, operands: &[Operand]) -> Result<()> {
+    let (compare, ty) = comparison(op)?;
+    let kind = Some(ty.kind());
+    let (dst, sources, combined) = compared(decoder, op, operands, ty)?;
+    let Operand::Pair(p, q) = dst else {
+        if ty.packed() {
+            return decoder.fail("packed halves give two predicates");
         }
-        p => (decoder.destination(p, Class::Pred)?, None),
-    };
-    let (None, None) = (c, q) else {
-        // p = (a < b) op c, q = !(a < b) op c
-        let held = decoder.temporary(Class::Pred);
-        let failed = decoder.temporary(Class::Pred);
-        decoder.emit(compare, kind, &[held], &sources);
-        decoder.emit(Code::Pred(PredOp::Not), None, &[failed], &[held]);
-        for (to, value) in [(Some(p), held), (q, failed)] {
-            let Some(to) = to else { continue };
-            match (combine, c) {
-                (Some(combine), Some(c)) => decoder.emit(Code::Pred(combine), None, &[to], &[value, c]),
-                _ => decoder.emit(Code::Pred(PredOp::Move), None, &[to], &[value]),
+        let p = decoder.destination(dst, Class::Pred)?;
+        match combined {
+            None => decoder.emit(compare, kind, &[p], &sources),
+            Some((combine, c)) => {
+                let held = decoder.temporary(Class::Pred);
+                decoder.emit(compare, kind, &[held], &sources);
+                decoder.emit(Code::Pred(combine), None, &[p], &[held, c]);
             }
         }
         return Ok(());
     };
-    decoder.emit(compare, kind, &[p], &sources);
+    let (p, q) = (decoder.destination(p, Class::Pred)?, decoder.destination(q, Class::Pred)?);
+    let (first, second) = (decoder.temporary(Class::Pred), decoder.temporary(Class::Pred));
+    decoder.emit(compare.clone(), kind, &[first], &sources);
+    if ty.packed() {
+        compare_upper(decoder, compare, sources, second);
+    } else {
+        decoder.emit(Code::Pred(PredOp::Not), None, &[second], &[first]);
+    }
+    if let Some((combine, c)) = combined {
+        for result in [first, second] {
+            decoder.emit(Code::Pred(combine), None, &[result], &[result, c]);
+        }
+    }
+    let mut results = [(p, first), (q, second)];
+    // An instruction may overwrite its own guard, which then must be the last to go.
+    if decoder.guard.is_some_and(|(guard, _)| guard == p) {
+        results.reverse();
+    }
+    for (to, result) in results {
+        decoder.emit(Code::Pred(PredOp::Move), None, &[to], &[result]);
+    }
     Ok(())
 }
 
-/// `set.lt.u32.f32`: all ones or 1.0 where the comparison holds.
+/// `set.lt.u32.f32`: all ones or 1.0 where the comparison holds, of packed halves in each half.
 fn set(decoder: &mut Decoder, op: &mut Opcode, operands: &[Operand]) -> Result<()> {
-    let combine = op.choice(&[("and", PredOp::And), ("or", PredOp::Or), ("xor", PredOp::Xor)]);
     // The destination's type comes first in the opcode; the comparison takes the one after it.
-    let ftz = op.flag("ftz");
     let to = op.ty()?;
-    if ftz {
-        return Err(op.unsupported("`.ftz` of `set`"));
-    }
     let (compare, ty) = comparison(op)?;
-    let held = decoder.temporary(Class::Pred);
-    let [_, a, b, rest @ ..] = operands else { return decoder.fail("wrong number of operands") };
-    let sources = [decoder.source(a, ty)?, decoder.source(b, ty)?];
-    decoder.emit(compare, Some(ty.kind()), &[held], &sources);
-    if let (Some(combine), [c]) = (combine, rest) {
-        let c = decoder.source(c, Type::Pred)?;
-        decoder.emit(Code::Pred(combine), None, &[held], &[held, c]);
-    }
-    let dst = decoder.destination(&operands[0], Class::Word)?;
-    let yes = match to {
-        Type::U32 | Type::S32 => decoder.word(u32::MAX),
-        Type::F32 => decoder.word(1f32.to_bits()),
+    let yes = match (to, ty.packed()) {
+        (Type::U32 | Type::S32, false) => u32::MAX,
+        (Type::U16 | Type::S16, false) | (Type::U32 | Type::S32, true) => 0xffff,
+        (Type::F32, false) => 1f32.to_bits(),
+        (Type::F16, false) | (Type::F16x2, true) => F16::narrow(1.0).into(),
+        (Type::Bf16, false) | (Type::Bf16x2, true) => Bf16::narrow(1.0).into(),
         _ => return Err(op.unsupported("the type is not supported")),
     };
-    let no = decoder.word(0);
-    decoder.emit(Code::SelectWord, None, &[dst], &[yes, no, held]);
+    let (dst, sources, combined) = compared(decoder, op, operands, ty)?;
+    let dst = decoder.destination(dst, Class::Word)?;
+    let (yes, no) = (decoder.word(yes), decoder.word(0));
+    let choose = |decoder: &mut Decoder, to: Slot, held: Slot| {
+        if let Some((combine, c)) = combined {
+            decoder.emit(Code::Pred(combine), None, &[held], &[held, c]);
+        }
+        decoder.emit(Code::SelectWord, None, &[to], &[yes, no, held]);
+    };
+    let held = decoder.temporary(Class::Pred);
+    decoder.emit(compare.clone(), Some(ty.kind()), &[held], &sources);
+    if !ty.packed() {
+        choose(decoder, dst, held);
+        return Ok(());
+    }
+    let halves = [decoder.temporary(Class::Word), decoder.temporary(Class::Word)];
+    choose(decoder, halves[0], held);
+    compare_upper(decoder, compare, sources, held);
+    choose(decoder, halves[1], held);
+    decoder.emit(Code::Pack { bits: 16 }, None, &[dst], &halves);
     Ok(())
 }
 

@@ -1,5 +1,6 @@
 //! `cvt` and its packed forms.
 
+use super::arithmetic::with_round;
 use super::types::{Opcode, Type};
 use super::{Decoder, Result};
 use crate::device::cuda::sim::lanes::map;
@@ -86,42 +87,49 @@ fn element(ty: Type) -> Option<convert::Type> {
 /// The conversions that kernels spend time in.
 fn fast(to: Type, from: Type, m: Cvt) -> Option<Code> {
     let plain = Cvt { round: m.round, integral: m.integral, ..Cvt::NEAREST } == m;
-    let nearest = plain && m.round == Round::Nearest;
-    let zero = plain && m.round == Round::Zero;
+    let float = plain && !m.integral;
+    let nearest = float && m.round == Round::Nearest;
     Some(match (to, from) {
         (Type::F32, Type::F32) if m.sat && !m.integral && !m.ftz => {
             map!(|a: f32| -> f32 { float::saturate(a) })
         }
-        (Type::F32, Type::F32) if plain && m.integral => match m.round {
-            Round::Nearest => map!(|a: f32| -> f32 { convert::round_to_integral(a, Round::Nearest) }),
-            Round::Zero => map!(|a: f32| -> f32 { convert::round_to_integral(a, Round::Zero) }),
-            Round::Down => map!(|a: f32| -> f32 { convert::round_to_integral(a, Round::Down) }),
-            Round::Up => map!(|a: f32| -> f32 { convert::round_to_integral(a, Round::Up) }),
-        },
-        (Type::F16, Type::F32) if nearest => map!(|a: f32| -> u16 { F16::narrow(a) }),
-        (Type::Bf16, Type::F32) if nearest => map!(|a: f32| -> u16 { Bf16::narrow(a) }),
+        (Type::F32, Type::F32) if plain && m.integral => {
+            with_round!(m.round, R => map!(|a: f32| -> f32 { convert::round_to_integral(a, R) }))
+        }
+        (Type::F16, Type::F32) if float => {
+            with_round!(m.round, R => map!(|a: f32| -> u16 { F16::narrow_toward(a, R) }))
+        }
+        (Type::Bf16, Type::F32) if float => {
+            with_round!(m.round, R => map!(|a: f32| -> u16 { Bf16::narrow_toward(a, R) }))
+        }
         (Type::F32, Type::F16) if nearest => map!(|a: u16| -> f32 { float::canonical(F16::widen(a)) }),
         (Type::F32, Type::Bf16) if nearest => map!(|a: u16| -> f32 { float::canonical(Bf16::widen(a)) }),
-        (Type::F16x2, Type::F32) if nearest => {
-            map!(|a: f32, b: f32| -> u32 { half::pack([F16::narrow(b), F16::narrow(a)]) })
-        }
-        (Type::Bf16x2, Type::F32) if nearest => {
-            map!(|a: f32, b: f32| -> u32 { half::pack([Bf16::narrow(b), Bf16::narrow(a)]) })
-        }
+        (Type::F16x2, Type::F32) if float => with_round!(m.round, R => map!(|a: f32, b: f32| -> u32 {
+            half::pack([F16::narrow_toward(b, R), F16::narrow_toward(a, R)])
+        })),
+        (Type::Bf16x2, Type::F32) if float => with_round!(m.round, R => map!(|a: f32, b: f32| -> u32 {
+            half::pack([Bf16::narrow_toward(b, R), Bf16::narrow_toward(a, R)])
+        })),
         (Type::F64, Type::F32) if plain => map!(|a: f32| -> f64 { convert::f32_to_f64(a) }),
-        (Type::F32, Type::F64) if nearest && !m.integral => {
-            map!(|a: f64| -> f32 { float::canonical(float::narrow(a, Round::Nearest)) })
+        (Type::F32, Type::F64) if float => {
+            with_round!(m.round, R => map!(|a: f64| -> f32 { float::canonical(float::narrow(a, R)) }))
         }
-        (Type::F32, Type::S32) if nearest => map!(|a: i32| -> f32 { a as f32 }),
-        (Type::F32, Type::U32) if nearest => map!(|a: u32| -> f32 { a as f32 }),
+        (Type::F32, Type::S32) if float => {
+            with_round!(m.round, R => map!(|a: i32| -> f32 { convert::s32_to_f32(a, R) }))
+        }
+        (Type::F32, Type::U32) if float => {
+            with_round!(m.round, R => map!(|a: u32| -> f32 { convert::u32_to_f32(a, R) }))
+        }
         (Type::F32, Type::S64) if nearest => map!(|a: i64| -> f32 { a as f32 }),
         (Type::F32, Type::U64) if nearest => map!(|a: u64| -> f32 { a as f32 }),
         (Type::F64, Type::S32) if plain => map!(|a: i32| -> f64 { a.into() }),
         (Type::F64, Type::U32) if plain => map!(|a: u32| -> f64 { a.into() }),
-        (Type::S32, Type::F32) if zero => map!(|a: f32| -> i32 { convert::f32_to_s32(a, Round::Zero) }),
-        (Type::U32, Type::F32) if zero => map!(|a: f32| -> u32 { convert::f32_to_u32(a, Round::Zero) }),
-        (Type::S32, Type::F32) if nearest => map!(|a: f32| -> i32 { convert::f32_to_s32(a, Round::Nearest) }),
-        (Type::U32, Type::F32) if nearest => map!(|a: f32| -> u32 { convert::f32_to_u32(a, Round::Nearest) }),
+        (Type::S32, Type::F32) if plain => {
+            with_round!(m.round, R => map!(|a: f32| -> i32 { convert::f32_to_s32(a, R) }))
+        }
+        (Type::U32, Type::F32) if plain => {
+            with_round!(m.round, R => map!(|a: f32| -> u32 { convert::f32_to_u32(a, R) }))
+        }
         (Type::Tf32, Type::F32) if m == (Cvt { away: true, ..Cvt::NEAREST }) => {
             map!(|a: f32| -> f32 { half::tf32_rna(a) })
         }
@@ -153,20 +161,33 @@ fn integers(to: Type, from: Type) -> Option<Code> {
 /// `cvt.pack.sat.s8.s32.b32 d, a, b, c`
 fn pack(decoder: &mut Decoder, op: &mut Opcode, operands: &[Operand]) -> Result<()> {
     op.ignore(&["sat"]);
-    let (to, from) = (op.ty()?, op.ty()?);
-    if from != Type::S32 {
-        return Err(op.unsupported("the type is not supported"));
+    let to = op.choice(&[
+        ("u16", (16, false)),
+        ("s16", (16, true)),
+        ("u8", (8, false)),
+        ("s8", (8, true)),
+        ("u4", (4, false)),
+        ("s4", (4, true)),
+        ("u2", (2, false)),
+        ("s2", (2, true)),
+    ]);
+    let (from, third) = (op.ty()?, op.take_type());
+    macro_rules! onto {
+        ($bits:literal, $signed:literal) => {
+            map!(|a: i32, b: i32, c: u32| -> u32 { convert::pack(a, b, c, $bits, $signed) })
+        };
     }
-    let third = op.take_type();
-    let code = match (to, third) {
-        (Type::U16, None) => map!(|a: i32, b: i32| -> u32 { convert::pack16(a, b, false) }),
-        (Type::S16, None) => map!(|a: i32, b: i32| -> u32 { convert::pack16(a, b, true) }),
-        (Type::U8, Some(Type::B32)) => {
-            map!(|a: i32, b: i32, c: u32| -> u32 { convert::pack(a, b, c, 8, false) })
+    let code = match (to, from, third) {
+        (Some((16, false)), Type::S32, None) => {
+            map!(|a: i32, b: i32| -> u32 { convert::pack16(a, b, false) })
         }
-        (Type::S8, Some(Type::B32)) => {
-            map!(|a: i32, b: i32, c: u32| -> u32 { convert::pack(a, b, c, 8, true) })
-        }
+        (Some((16, true)), Type::S32, None) => map!(|a: i32, b: i32| -> u32 { convert::pack16(a, b, true) }),
+        (Some((8, false)), Type::S32, Some(Type::B32)) => onto!(8, false),
+        (Some((8, true)), Type::S32, Some(Type::B32)) => onto!(8, true),
+        (Some((4, false)), Type::S32, Some(Type::B32)) => onto!(4, false),
+        (Some((4, true)), Type::S32, Some(Type::B32)) => onto!(4, true),
+        (Some((2, false)), Type::S32, Some(Type::B32)) => onto!(2, false),
+        (Some((2, true)), Type::S32, Some(Type::B32)) => onto!(2, true),
         _ => return Err(op.unsupported("the type is not supported")),
     };
     let [dst, sources @ ..] = operands else { return decoder.fail("wrong number of operands") };

@@ -47,7 +47,9 @@ pub fn decode(module: &Module, function: &Function, symbols: &HashMap<String, Sy
         carry: None,
         guard: None,
         facts: Facts::default(),
+        target: module.target,
         line: function.line,
+        opcode: String::new(),
     };
     let memory = decoder.layout_variables(module, &body, &params)?;
     for statement in &body.statements {
@@ -146,7 +148,11 @@ struct Decoder {
     carry: Option<Slot>,
     guard: Option<(Slot, bool)>,
     facts: Facts,
+    /// `80` of `.target sm_80`.
+    target: u32,
+    /// The instruction being decoded.
     line: u32,
+    opcode: String,
 }
 
 /// An operand that is an address.
@@ -223,6 +229,7 @@ impl Decoder {
 
     fn instruction(&mut self, instruction: &Instruction) -> Result<()> {
         self.line = instruction.line;
+        self.opcode.clone_from(&instruction.opcode);
         self.places.push(Place { ptx_line: instruction.line, loc: instruction.loc });
         self.guard = instruction.guard.map(|(register, negated)| (self.register(register), negated));
         let mut op = Opcode::new(instruction);
@@ -267,7 +274,7 @@ impl Decoder {
     }
 
     fn fail<T>(&self, message: impl Into<String>) -> Result<T> {
-        Err(Error::unsupported(self.line, message))
+        Err(Error::unsupported(self.line, format!("`{}`: {}", self.opcode, message.into())))
     }
 
     fn register(&self, register: Reg) -> Slot {

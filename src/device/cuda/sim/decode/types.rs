@@ -86,6 +86,11 @@ impl Type {
         matches!(self, Self::S8 | Self::S16 | Self::S32 | Self::S64)
     }
 
+    /// Two halves in a register.
+    pub fn packed(self) -> bool {
+        matches!(self, Self::F16x2 | Self::Bf16x2)
+    }
+
     /// The counters' kind of arithmetic on this type.
     pub fn kind(self) -> Kind {
         match self {

@@ -219,18 +219,15 @@ impl Decoder {
         }
     }
 
-    fn words_of(&mut self, operand: &Operand, write: bool) -> Result<Vec<Slot>> {
+    /// The registers of a fragment.
+    fn fragment(&mut self, operand: &Operand, ty: Type, write: bool) -> Result<Vec<Slot>> {
         let parts = match operand {
             Operand::Vector(list) => &list[..],
             one => std::slice::from_ref(one),
         };
         let mut slots = Vec::with_capacity(parts.len());
         for part in parts {
-            slots.push(if write {
-                self.destination(part, Class::Word)?
-            } else {
-                self.source(part, Type::B32)?
-            });
+            slots.push(if write { self.destination(part, ty.class())? } else { self.source(part, ty)? });
         }
         Ok(slots)
     }
@@ -257,7 +254,7 @@ fn matrix(decoder: &mut Decoder, op: &mut Opcode, operands: &[Operand]) -> Resul
     let (registers, address) = if load { (first, second) } else { (second, first) };
     decoder.shared_access(16);
     let address = decoder.shared_address(address)?;
-    let registers = decoder.words_of(registers, load)?;
+    let registers = decoder.fragment(registers, Type::B32, load)?;
     if registers.len() != count {
         return decoder.fail("the vector has another length than the opcode says");
     }
@@ -274,6 +271,9 @@ fn matrix(decoder: &mut Decoder, op: &mut Opcode, operands: &[Operand]) -> Resul
 
 fn mma(decoder: &mut Decoder, op: &mut Opcode, operands: &[Operand]) -> Result<()> {
     op.ignore(&["sync", "aligned", "row", "col"]);
+    if op.flag("m8n8k4") {
+        return mma_f64(decoder, op, operands);
+    }
     let satfinite = op.flag("satfinite");
     let shape = op.choice(&[
         ("m8n8k16", [8, 8, 16]),
@@ -311,11 +311,11 @@ fn mma(decoder: &mut Decoder, op: &mut Opcode, operands: &[Operand]) -> Result<(
     let name = format!("m{m}n{n}k{k} {types_name}");
     let Some(mma) = found else { return Err(op.unsupported("the types are not supported")) };
     let [d, a, b, c] = operands else { return decoder.fail("mma takes four operands") };
-    let dsts = decoder.words_of(d, true)?;
+    let dsts = decoder.fragment(d, Type::B32, true)?;
     let mut sources = Vec::new();
     let mut counts = Vec::new();
     for operand in [a, b, c] {
-        let words = decoder.words_of(operand, false)?;
+        let words = decoder.fragment(operand, Type::B32, false)?;
         counts.push(words.len());
         sources.extend(words);
     }
@@ -324,5 +324,22 @@ fn mma(decoder: &mut Decoder, op: &mut Opcode, operands: &[Operand]) -> Result<(
         return decoder.fail("a fragment has the wrong number of registers");
     }
     decoder.emit(Code::Mma(Box::new(Tensor { mma, name })), Some(Kind::Tensor), &dsts, &sources);
+    Ok(())
+}
+
+/// `mma.sync.aligned.m8n8k4.row.col.f64.f64.f64.f64`
+fn mma_f64(decoder: &mut Decoder, op: &mut Opcode, operands: &[Operand]) -> Result<()> {
+    if op.rest() != ["f64"; 4] {
+        return Err(op.unsupported("this shape is supported for f64 alone"));
+    }
+    let [d, a, b, c] = operands else { return decoder.fail("mma takes four operands") };
+    let dsts = decoder.fragment(d, Type::F64, true)?;
+    let mut sources = decoder.fragment(a, Type::F64, false)?;
+    sources.extend(decoder.fragment(b, Type::F64, false)?);
+    sources.extend(decoder.fragment(c, Type::F64, false)?);
+    if dsts.len() != 2 || sources.len() != 4 {
+        return decoder.fail("a fragment has the wrong number of registers");
+    }
+    decoder.emit(Code::MmaF64, Some(Kind::Tensor), &dsts, &sources);
     Ok(())
 }

@@ -306,6 +306,26 @@ impl Block<'_> {
         Ok(Next::Step)
     }
 
+    pub fn mma_f64(
+        &mut self,
+        warp: &Warp,
+        dsts: &[Slot],
+        srcs: &[Slot],
+        pc: u32,
+        run: u32,
+    ) -> Result<Next, Fault> {
+        if let Some(wait) = self.gather_all(warp, pc, run)? {
+            return Ok(wait);
+        }
+        let fragment = |slot: Slot| self.registers.long(slot).all().map(f64::from_bits);
+        let c = [fragment(srcs[2]), fragment(srcs[3])];
+        let d = mma::mma_f64(&fragment(srcs[0]), &fragment(srcs[1]), &c);
+        for (&dst, values) in dsts.iter().zip(d) {
+            self.registers.long(dst).store(run, &values.map(f64::to_bits));
+        }
+        Ok(Next::Step)
+    }
+
     pub fn move_matrix(
         &mut self,
         warp: &Warp,

@@ -367,6 +367,7 @@ impl Block<'_> {
         let (dsts, srcs) = slots.split_at(inst.dsts.into());
         match &inst.code {
             Code::Mma(tensor) => return self.mma(warp, &tensor.mma, dsts, srcs, pc, run),
+            Code::MmaF64 => return self.mma_f64(warp, dsts, srcs, pc, run),
             Code::LoadMatrix(form) => return self.load_matrix(warp, *form, dsts, srcs, pc, run),
             Code::StoreMatrix(form) => return self.store_matrix(warp, *form, srcs, pc, run),
             Code::MoveMatrix => return self.move_matrix(warp, dsts, srcs, pc, run),

@@ -250,8 +250,8 @@ pub fn sqrt_f64(x: f64, round: Round) -> f64 {
 }
 
 macro_rules! bitwise {
-    ($float:ty, $bits:ty, $nan:expr, $exponent:expr,
-     $abs:ident $neg:ident $copysign:ident $min:ident $max:ident $xorsign:ident $testp:ident) => {
+    ($float:ty, $bits:ty, $nan:expr,
+     $abs:ident $neg:ident $copysign:ident $min:ident $max:ident $testp:ident) => {
         /// `abs`: clears the sign, of NaN too
         #[inline(always)]
         pub fn $abs(x: $float) -> $float {
@@ -316,14 +316,6 @@ macro_rules! bitwise {
             if invalid { <$float>::from_bits($nan) } else { most }
         }
 
-        /// `.xorsign.abs`: `extreme` of the magnitudes, with the exclusive or of the signs
-        #[inline(always)]
-        pub fn $xorsign(a: $float, b: $float, extreme: impl Fn($float, $float) -> $float) -> $float {
-            let magnitude = extreme($abs(a), $abs(b));
-            let sign = <$float>::from_bits(a.to_bits() ^ b.to_bits());
-            if magnitude.is_nan() { magnitude } else { $copysign(sign, magnitude) }
-        }
-
         /// `testp`
         #[inline(always)]
         pub fn $testp(property: Property, x: $float) -> bool {
@@ -341,8 +333,16 @@ macro_rules! bitwise {
     };
 }
 
-bitwise!(f32, u32, NAN_F32, 8, abs neg copysign min max xorsign_abs testp);
-bitwise!(f64, u64, NAN_F64, 11, abs_f64 neg_f64 copysign_f64 min_f64 max_f64 xorsign_abs_f64 testp_f64);
+bitwise!(f32, u32, NAN_F32, abs neg copysign min max testp);
+bitwise!(f64, u64, NAN_F64, abs_f64 neg_f64 copysign_f64 min_f64 max_f64 testp_f64);
+
+/// `.xorsign.abs`: `extreme` of the magnitudes, with the exclusive or of the signs
+#[inline(always)]
+pub fn xorsign_abs(a: f32, b: f32, extreme: impl Fn(f32, f32) -> f32) -> f32 {
+    let magnitude = extreme(abs(a), abs(b));
+    let sign = f32::from_bits(a.to_bits() ^ b.to_bits());
+    if magnitude.is_nan() { magnitude } else { copysign(sign, magnitude) }
+}
 
 /// What `testp` asks (section 9.7.3.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -5,7 +5,6 @@
 //! rounding in effect: f32 has more than twice the bits and two, so that sums and products of two cannot
 //! come near a midpoint unseen, and for `fma` the intermediate sum is rounded to odd.
 
-use super::exact::{self, Format};
 use super::{Round, approx, float};
 
 /// The NaN that f16 and bf16 instructions return; for both formats it is 0x7fff.
@@ -13,7 +12,6 @@ pub const NAN: u16 = 0x7fff;
 
 /// f16 and bf16, in 16 bits.
 pub trait Half: Copy {
-    const FORMAT: Format;
     /// The bits of positive infinity; as an exponent of ones it also tells subnormal numbers.
     const INFINITY: u16;
 
@@ -50,7 +48,6 @@ pub struct F16;
 pub struct Bf16;
 
 impl Half for F16 {
-    const FORMAT: Format = Format::F16;
     const INFINITY: u16 = 0x7c00;
 
     #[inline(always)]
@@ -92,7 +89,6 @@ impl Half for F16 {
 }
 
 impl Half for Bf16 {
-    const FORMAT: Format = Format::BF16;
     const INFINITY: u16 = 0x7f80;
 
     #[inline(always)]
@@ -298,12 +294,6 @@ pub fn tf32_rna(x: f32) -> f32 {
     let bits = x.to_bits();
     let rounded = if x.is_nan() { bits | 1 << 22 } else { bits.wrapping_add(0x1000) };
     f32::from_bits(rounded & !0x1fff)
-}
-
-/// `cvt.rn.tf32.f32` and `cvt.rz.tf32.f32`; NaN is 0x7fffe000
-#[inline(always)]
-pub fn tf32(x: f32, round: Round) -> f32 {
-    f32::from_bits(exact::round(x.into(), Format::TF32, round) as u32)
 }
 
 /// What a tensor core reads of an f32 that is taken for tf32: the lower 13 bits do not count.

@@ -45,16 +45,5 @@ pub struct Mode {
     pub sat: bool,
 }
 
-impl Mode {
-    /// `.rn` without further modifiers.
-    pub const NEAREST: Mode = Mode::rounding(Round::Nearest);
-
-    /// A rounding mode without further modifiers.
-    #[inline(always)]
-    pub const fn rounding(round: Round) -> Mode {
-        Mode { round, ftz: false, sat: false }
-    }
-}
-
 #[cfg(test)]
 mod tests;

@@ -126,7 +126,7 @@ pub enum Operand {
     Targets(Vec<Label>),
     Address(Box<Operand>, i64),
     Vector(Vec<Operand>),
-    /// `(a, b)` of a call.
+    /// `(a, b)` of a call, `[a, {b, c}]` of a texture.
     List(Vec<Operand>),
     /// `_`
     Sink,

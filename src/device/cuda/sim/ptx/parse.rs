@@ -522,11 +522,13 @@ impl<'a> Parser<'a> {
                     let value = value as i64;
                     offset += if sign == b'-' { -value } else { value };
                 }
+                let address = Operand::Address(Box::new(base), offset);
+                let mut parts = vec![address];
+                while self.accept(b',') {
+                    parts.push(self.operand(builder)?);
+                }
                 self.expect(b']')?;
-                Ok(match base {
-                    Operand::Int(address) => Operand::Address(Box::new(Operand::Int(address)), offset),
-                    base => Operand::Address(Box::new(base), offset),
-                })
+                Ok(if parts.len() == 1 { parts.remove(0) } else { Operand::List(parts) })
             }
             Token::Punct(open @ (b'{' | b'(')) => {
                 self.next();

@@ -212,7 +212,6 @@ fn f32_arithmetic() {
     word("min.f32 %r10, %r1, %r2;", float(f32::NAN), float(1.0), 0, float(1.0));
     word("min.NaN.f32 %r10, %r1, %r2;", float(f32::NAN), float(1.0), 0, nan);
     word("max.f32 %r10, %r1, %r2;", float(-0.0), float(0.0), 0, 0);
-    word("min.xorsign.abs.f32 %r10, %r1, %r2;", float(-3.0), float(2.0), 0, float(-2.0));
     word("abs.f32 %r10, %r1;", float(-3.0), 0, 0, float(3.0));
     word("neg.f32 %r10, %r1;", float(-0.0), 0, 0, 0);
     word("copysign.f32 %r10, %r1, %r2;", float(-1.0), float(3.0), 0, float(-3.0));
@@ -407,6 +406,11 @@ fn tensor_cores() {
         let tensor = run.counters().tensor.values().next().unwrap();
         assert_eq!(tensor.flops, 2 * 16 * 8 * sum as u64 / 2);
     }
+    let double = "cvt.rn.f64.u32 %fd1, %r0; mov.f64 %fd2, 0d0000000000000000;
+         mma.sync.aligned.m8n8k4.row.col.f64.f64.f64.f64 {%fd3, %fd4}, {%fd1}, {%fd1}, {%fd2, %fd2};";
+    let run = Run::new(&module("", double), &[0], 4, 1, 32);
+    let tensor = &run.counters().tensor["m8n8k4 f64"];
+    assert_eq!((tensor.instructions, tensor.flops), (1, 2 * 8 * 8 * 4));
 }
 
 #[test]

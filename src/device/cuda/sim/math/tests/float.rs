@@ -300,7 +300,6 @@ fn min_and_max() {
     assert_eq!(min_f64(nan, 3.0, true).to_bits(), NAN_F64);
     assert_eq!(max_f64(-0.0, 0.0, false).to_bits(), 0);
     assert_eq!(min_f64(0.0, -0.0, false).to_bits(), 1 << 63);
-    assert_eq!(xorsign_abs_f64(-2.0, 3.0, |a, b| max_f64(a, b, false)), -3.0);
 }
 
 /// Sections 9.7.3.9, 9.7.3.10 (`abs`, `neg`: only the sign) and 9.7.3.2 (`copysign d, a, b`: a's sign on b).

@@ -268,15 +268,9 @@ fn ex2_and_tanh() {
     assert_eq!((ex2::<F16>(0xcb80, false), ex2::<F16>(0xcb80, true)), (0x0200, 0));
 }
 
-/// tf32 by definition: rounded to 10 stored bits, the lower 13 zeros; `.rna` ties away from zero.
+/// tf32 by definition: rounded to 10 stored bits, ties away from zero, the lower 13 zeros.
 #[test]
-fn tf32_rounding() {
-    let results = |bits: u32| ROUNDS.map(|round| tf32(f32::from_bits(bits), round).to_bits());
-    assert_eq!(results(0x3f80_1000), [0x3f80_0000, 0x3f80_0000, 0x3f80_0000, 0x3f80_2000]);
-    assert_eq!(results(0x3f80_3000), [0x3f80_4000, 0x3f80_2000, 0x3f80_2000, 0x3f80_4000]);
-    assert_eq!(results(0xbf80_1001), [0xbf80_2000, 0xbf80_0000, 0xbf80_2000, 0xbf80_0000]);
-    assert_eq!(results(0x7f7f_ffff), [0x7f80_0000, 0x7f7f_e000, 0x7f7f_e000, 0x7f80_0000]);
-    assert_eq!(results(0xffc0_0000), [0x7fff_e000; 4]);
+fn tf32_ties_away() {
     let away = |bits: u32| tf32_rna(f32::from_bits(bits)).to_bits();
     assert_eq!(away(0x3f80_1000), 0x3f80_2000);
     assert_eq!(away(0x3f80_0fff), 0x3f80_0000);
@@ -286,18 +280,6 @@ fn tf32_rounding() {
     assert_eq!(away(0xff80_0000), 0xff80_0000);
     assert_eq!([0x7f80_0001, 0xffc0_3456, 0x7fff_ffff].map(away), [0x7fc0_0000, 0xffc0_2000, 0x7fff_e000]);
     assert_eq!(truncate_tf32(0x3f80_3fff).to_bits(), 0x3f80_2000);
-    let mut random = Random(5);
-    for _ in 0..100_000 {
-        let x = random.f32();
-        if x.is_finite() {
-            for round in ROUNDS {
-                let bits = tf32(x, round).to_bits();
-                assert_eq!(bits & 0x1fff, 0);
-                let against = sum_against(&[F32.value(x.to_bits().into())]);
-                assert_rounded((bits >> 13).into(), TF32, round, against, || format!("{x:?}"));
-            }
-        }
-    }
 }
 
 /// The 8-bit formats from their definition (OCP 8-bit floating point, 1.0): e4m3 has bias 7, a largest value of

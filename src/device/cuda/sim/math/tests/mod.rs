@@ -14,9 +14,18 @@ mod speed;
 
 use std::cmp::Ordering;
 
-use super::Round;
+use super::{Mode, Round};
 
 pub const ROUNDS: [Round; 4] = [Round::Nearest, Round::Zero, Round::Down, Round::Up];
+
+impl Mode {
+    /// `.rn` without further modifiers.
+    const NEAREST: Mode = Mode::rounding(Round::Nearest);
+
+    const fn rounding(round: Round) -> Mode {
+        Mode { round, ftz: false, sat: false }
+    }
+}
 
 /// SplitMix64
 pub struct Random(pub u64);
