@@ -134,6 +134,23 @@ fn tensor_cores() {
 }
 
 #[test]
+fn clocks() {
+    const TIMES: &str = r#"extern "C" __global__ void times(u64* y) {
+    const u32 i = blockIdx.x * blockDim.x + threadIdx.x;
+    u64 nanoseconds;
+    asm volatile("mov.u64 %0, %%globaltimer;" : "=l"(nanoseconds));
+    y[3 * i] = clock64();
+    y[3 * i + 1] = clock();
+    y[3 * i + 2] = nanoseconds;
+}"#;
+    check("times", &[TIMES], |bench| {
+        let y = bench.output::<[u64; 3]>(60 * 64);
+        let counters = bench.launch([60, 1, 1], [64, 1, 1], &[y])?;
+        Ok((counters, bench.read(y, 24 * 60 * 64)?))
+    });
+}
+
+#[test]
 fn printed_text() {
     const WORDS: &str = r#"extern "C" __global__ void words() {
     if (threadIdx.x % 32 == blockIdx.x % 32) {

@@ -329,16 +329,18 @@ fn a_loop_without_an_end() {
     let planted = planted!("endless");
     let options = Options { budget: 1 << 20, ..Options::default() };
     let report = planted.report(options, |bench, _| {
-        let values: Vec<f32> = (0..32).map(|i| i as f32 / 2.0).collect();
+        // The first two lie below x[0]: their threads leave the loop, and wait behind it for the others.
+        let values: Vec<f32> = (0..32).map(|i| i as f32 / 2.0 - 1.0).collect();
         let (x, values) = (bench.input(&ramp(10)), bench.input(&values));
         let y = bench.output::<u32>(32);
         bench.launch([1, 1, 1], [32, 1, 1], &[x, values, y, 10])?;
-        let expected: Vec<u32> = (0..32).map(|i| (i / 2 + 1u32).min(10)).collect();
+        let expected: Vec<u32> = (0..32).map(|i| (i / 2u32).min(10)).collect();
         assert_eq!(bench.read::<u32>(y, 32)?, expected);
         Ok(())
     });
     let Some(report) = report else { return };
     assert_eq!((report.kind, report.kernel.as_deref()), (ReportKind::Budget, Some("endless")));
+    assert_eq!(report.thread, Some([2, 0, 0]), "{report}");
     let (source, from, to) = (report.source.clone(), planted.line("FROM"), planted.line("TO"));
     let line = |source: &Option<Source>| source.as_ref().map(|source| source.line);
     assert!(line(&from) <= line(&source) && line(&source) <= line(&to), "{report}");

@@ -222,7 +222,7 @@ pub struct Counters {
     pub global_stores: Traffic,
     /// Wavefronts.
     pub shared: Traffic,
-    /// By source line (file, line): how often its instructions ran. The key has file 0 where the line is not known.
+    /// By source line (file, line): how often its instructions ran. Where the line is not known, the file is empty and the line 0.
     pub lines: BTreeMap<(String, u32), Count>,
 }
 

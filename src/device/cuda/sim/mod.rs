@@ -115,7 +115,7 @@ pub struct Options {
     pub checks: Checks,
     /// Host threads; None: as many as rayon has.
     pub threads: Option<usize>,
-    /// Warp instructions that one block may take before the launch is given up.
+    /// Warp instructions that one block may take before the launch is given up. The default of 2^28 is about a minute.
     pub budget: u64,
     /// Gets what kernels print, launch by launch, in the order of their blocks. By default it goes to standard output.
     pub output: Output,
@@ -128,7 +128,7 @@ impl Default for Options {
         Self {
             checks: Checks::ALL,
             threads: None,
-            budget: 1 << 30,
+            budget: 1 << 28,
             output: Arc::new(|text| print!("{text}")),
             keep_counters: false,
         }

@@ -196,7 +196,8 @@ impl Block<'_> {
         self.report(ReportKind::Barrier, pc, Some(thread), message)
     }
 
-    /// When a block ends nobody may have copies left that were never waited for, nor wait at a barrier.
+    /// When a block ends, nobody may have arrived at a barrier that was never complete. Copies that nobody has waited for
+    /// may be left: nobody can have touched their data.
     pub fn check_end(&self) -> Result<(), Fault> {
         for (id, state) in self.barriers.iter().enumerate() {
             if !state.warps.is_empty() && self.launch.checks.barriers {

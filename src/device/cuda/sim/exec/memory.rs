@@ -295,7 +295,7 @@ impl Block<'_> {
         let range = format!("{bytes} bytes at {at:#x} of shared memory");
         match wrong {
             Wrong::Unwritten => {
-                let message = format!("{what} of {range}, which no thread of the block has written");
+                let message = format!("{what} of {range}, which no thread of the block has written{}", self.missing_barrier());
                 self.report(ReportKind::Uninitialised, pc, Some(thread), message)
             }
             Wrong::Pending(entry) => {
@@ -318,6 +318,12 @@ impl Block<'_> {
                 report
             }
         }
+    }
+
+    /// What may be the cause of a read of unwritten shared memory: if other warps are still on their way, this one may
+    /// be ahead of those that write. The running warp is not in its place.
+    fn missing_barrier(&self) -> &'static str {
+        if self.warps.iter().any(Warp::runnable) { " yet: is a barrier missing?" } else { "" }
     }
 
     #[inline(never)]

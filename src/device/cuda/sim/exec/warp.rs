@@ -111,7 +111,9 @@ impl Block<'_> {
         let mut slice = SLICE;
         let mut patience = PATIENCE;
         'fragments: loop {
-            let Some(chosen) = self.choose(warp, patience == 0)? else { return Ok(Stop::Done) };
+            // When the slice is over too, the one that has just run is taken up again and named if that was the budget.
+            let other = patience == 0 && slice > 0;
+            let Some(chosen) = self.choose(warp, other)? else { return Ok(Stop::Done) };
             if patience == 0 {
                 patience = PATIENCE;
             }
@@ -123,7 +125,7 @@ impl Block<'_> {
                 if pc == meet || slice == 0 || patience == 0 {
                     join(&mut warp.fragments, Fragment { pc, mask, waits: false });
                     if slice == 0 {
-                        self.spend(warp, SLICE)?;
+                        self.spend(warp, SLICE, pc, mask)?;
                         return Ok(Stop::Yield);
                     }
                     continue 'fragments;
@@ -192,7 +194,7 @@ impl Block<'_> {
                         }
                         Next::Barrier => {
                             join(&mut warp.fragments, Fragment { pc: pc + 1, mask, waits: false });
-                            self.spend(warp, SLICE - slice)?;
+                            self.spend(warp, SLICE - slice, pc, mask)?;
                             return Ok(Stop::Barrier);
                         }
                     },
@@ -204,14 +206,12 @@ impl Block<'_> {
         }
     }
 
-    /// Takes steps off the block's budget.
-    fn spend(&mut self, warp: &Warp, steps: u32) -> Result<(), Fault> {
+    /// Takes steps off the block's budget. The lanes `mask` at `pc` are those that ran last.
+    fn spend(&mut self, warp: &Warp, steps: u32, pc: u32, mask: u32) -> Result<(), Fault> {
         self.budget = self.budget.saturating_sub(steps.into());
         if self.budget > 0 {
             return Ok(());
         }
-        let fragment = warp.fragments.iter().find(|fragment| !fragment.waits);
-        let (pc, mask) = fragment.map_or((0, warp.born), |fragment| (fragment.pc, fragment.mask));
         let thread = warp.thread(mask.trailing_zeros() as usize);
         let message = format!("after {} instructions of a block it still runs", self.launch.budget);
         Err(self.report(ReportKind::Budget, pc, Some(thread), message))
