@@ -1,8 +1,10 @@
 //! What the gradient graph promises, whatever the op.
 
 use tilewright::autograd::{Backward, backward};
+#[cfg(feature = "cuda")]
+use tilewright::device::cuda::{self, CudaDevice};
 #[cfg(feature = "wgpu")]
-use tilewright::device::wgpu::{Binding, Kernel, WgpuDevice};
+use tilewright::device::wgpu::{self, WgpuDevice};
 use tilewright::op::{Op, Saves, apply, apply1};
 use tilewright::{CrossEntropyOptions, DType, Device, Error, Result, Tensor, Var, is_recording, no_grad};
 
@@ -400,8 +402,17 @@ struct Parabola {
     gradient: bool,
 }
 
+#[cfg(feature = "cuda")]
+const PARABOLA_CUDA: &str = r#"
+struct Params { u32 n; float a; float b; u32 pad; };
+extern "C" __global__ void __launch_bounds__(64) parabola(const float* x, float* y, const Params p) {
+    const u32 i = blockIdx.x * 64 + threadIdx.x;
+    if (i < p.n) { y[i] = p.a * x[i] * x[i] + p.b; }
+}
+"#;
+
 #[cfg(feature = "wgpu")]
-const PARABOLA: &str = "
+const PARABOLA_WGSL: &str = "
 struct Params { n: u32, a: f32, b: f32, pad: u32 }
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<storage, read> x: array<f32>;
@@ -424,14 +435,25 @@ impl Op for Parabola {
         Ok(vec![Tensor::from_cpu(y, x.shape())?])
     }
 
+    #[cfg(feature = "cuda")]
+    fn cuda(&self, device: &CudaDevice, inputs: &[Tensor]) -> Result<Vec<Tensor>> {
+        let x = inputs[0].to_dtype(DType::F32)?;
+        let (from, to) = (x.cuda()?, device.alloc("parabola", 4 * x.elements())?);
+        let params = [x.elements() as u32, self.a.to_bits(), self.b.to_bits(), 0];
+        let kernel = cuda::Kernel::new("parabola", &[PARABOLA_CUDA], "parabola");
+        let grid = cuda::Grid { blocks: [x.elements().div_ceil(64) as u32, 1, 1], threads: 64, shared: 0 };
+        device.launch(&kernel, &[cuda::Binding::Read(&from), cuda::Binding::Write(&to)], &params, grid)?;
+        Ok(vec![Tensor::from_cuda(device, to, x.shape(), DType::F32)?])
+    }
+
     #[cfg(feature = "wgpu")]
     fn wgpu(&self, device: &WgpuDevice, inputs: &[Tensor]) -> Result<Vec<Tensor>> {
         let x = inputs[0].to_dtype(DType::F32)?;
         let (from, to) = (x.wgpu()?, device.alloc("parabola", 4 * x.elements())?);
         let params = [x.elements() as u32, self.a.to_bits(), self.b.to_bits(), 0];
-        let kernel = Kernel::new("parabola", &[PARABOLA], "main");
-        let groups = tilewright::device::wgpu::fold_groups(x.elements().div_ceil(64));
-        device.run(&kernel, &[Binding::Read(&from), Binding::Write(&to)], &params, groups)?;
+        let kernel = wgpu::Kernel::new("parabola", &[PARABOLA_WGSL], "main");
+        let groups = wgpu::fold_groups(x.elements().div_ceil(64));
+        device.run(&kernel, &[wgpu::Binding::Read(&from), wgpu::Binding::Write(&to)], &params, groups)?;
         Ok(vec![Tensor::from_wgpu(device, to, x.shape(), DType::F32)?])
     }
 
@@ -494,6 +516,11 @@ impl Op for Careless {
 
     fn cpu(&self, x: &[Tensor]) -> Result<Vec<Tensor>> {
         (0..self.bodies).map(|_| x[0].copy()).collect()
+    }
+
+    #[cfg(feature = "cuda")]
+    fn cuda(&self, _device: &CudaDevice, x: &[Tensor]) -> Result<Vec<Tensor>> {
+        self.cpu(x)
     }
 
     #[cfg(feature = "wgpu")]
