@@ -96,12 +96,6 @@ impl Error {
         Error::Argument { op, argument, reason: reason.into() }
     }
 
-    /// An [`Error::NotSupported`].
-    #[cfg(feature = "cuda")]
-    pub(crate) fn not_supported(op: &'static str, device: &crate::device::cuda::CudaDevice) -> Self {
-        Error::NotSupported { op, device: device.to_string() }
-    }
-
     /// An [`Error::Backward`].
     pub fn backward(reason: impl Into<String>) -> Self {
         Error::Backward { reason: reason.into() }

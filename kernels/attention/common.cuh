@@ -1,6 +1,5 @@
-// What the passes of attention share: parameters, and which keys a query sees.
+// What the passes of attention share: parameters, and who sees whom.
 //
-// Constants: DROPOUT: bool
 // Parts:     common/philox.cuh, then this
 //
 // Query i sees the keys j with i + low <= j < i + high, an interval that moves by one a query. The launcher chooses
@@ -47,30 +46,31 @@ constexpr float LOG2_E = 1.4426950408889634f;
 constexpr float LN_2 = 0.6931471805599453f;
 constexpr float INFINITE = __builtin_bit_cast(float, 0x7f800000);
 
-// The keys first .. end - 1.
-struct Keys {
+// first .. end - 1
+struct Interval {
     i32 first;
     i32 end;
 
-    static Keys of(u32 query, const Params& p) {
-        return {max((i32)query + p.low, 0), min((i32)query + p.high, (i32)p.Tk)};
-    }
-
-    bool contains(u32 key) const {
-        return (i32)key >= first && (i32)key < end;
+    bool contains(u32 i) const {
+        return (i32)i >= first && (i32)i < end;
     }
 };
 
-// The keys that any query of first .. last sees: both ends grow with the query. The start is rounded down to where a
-// block of random bits begins. Without any, `end` is not above `start`.
-struct Visit {
-    i32 start;
-    i32 end;
+// The keys that a query sees. Both ends grow with the query.
+inline Interval keys_of(u32 query, const Params& p) {
+    return {max((i32)query + p.low, 0), min((i32)query + p.high, (i32)p.Tk)};
+}
 
-    static Visit of(u32 first, u32 last, const Params& p) {
-        return {Keys::of(first, p).first & ~3, Keys::of(last, p).end};
-    }
-};
+// The queries that see a key. Both ends grow with the key.
+inline Interval queries_of(u32 key, const Params& p) {
+    return {max((i32)key - p.high + 1, 0), min((i32)key - p.low + 1, (i32)p.Tq)};
+}
+
+// What a block visits, of what its first and its last row see, from where a block of random bits begins. Where they see
+// nothing, `end` is not above `first`.
+inline Interval visit(Interval first, Interval last) {
+    return {first.first & ~3, last.end};
+}
 
 // The four keys from 4 * quad on that query i of a head keeps, as bits 0 to 3.
 inline u32 kept_keys(u32 quad, u32 i, u32 head, const Params& p) {

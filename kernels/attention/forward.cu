@@ -24,7 +24,7 @@
 //            KEEP_Q: bool  q stays in registers and not in shared memory; then 16 ROWS WARPS <= 2 TILE
 //            DROPOUT: bool
 //            T        f16 or bf16: q, k, v, o
-// Parts:     common/ptx.cuh, common/tile.cuh, common/philox.cuh, attention/common.cuh, then this
+// Parts:     common/ptx.cuh, common/tile.cuh, common/philox.cuh, attention/common.cuh, attention/mma.cuh, then this
 // Arguments: q [B, NH, Tq, D], k and v [B, NKV, Tk, D], o [B, NH, Tq, D] out: through the strides of Params, which with
 //            all starts are multiples of 8 elements; lse [B, NH, Tq] f32 out, Params
 // Grid:      ceil(Tq / BAND) * B * NH blocks, heads fastest. The last queries come first: when causal they have the
@@ -36,31 +36,13 @@
 //            mma of 8 cycles on each of an A100's four tensor cores for each ldmatrix of all four warps, 32 and 16
 //            cycles. A block reads k and v once for BAND queries.
 
-constexpr u32 PADDED = (D + 15) / 16 * 16;
-constexpr u32 CHUNKS = PADDED / 8;
 constexpr u32 BAND = 16 * ROWS * WARPS;
 constexpr u32 MATRIX = TILE * CHUNKS * 16; // bytes of a tile of k or v
 constexpr u32 STAGE = 2 * MATRIX;
-using Line = Swizzle<CHUNKS>;
 
 template <bool VALUE> struct Flag {
     static constexpr bool value = VALUE;
 };
-
-// Starts copying COUNT rows, of which `there` are there, to shared memory. Others and the padding become zeros.
-template <u32 COUNT> inline void fetch(u32 to, const T* from, u32 stride, i32 there) {
-    constexpr u32 LINES = COUNT * CHUNKS;
-    // Not all at once where few threads copy much: each copy in flight holds registers for its addresses.
-#pragma unroll 8
-    for (u32 i = 0; i < (LINES + BLOCK - 1) / BLOCK; i++) {
-        const u32 id = i * BLOCK + threadIdx.x;
-        const u32 row = id / CHUNKS, chunk = id % CHUNKS;
-        if (LINES % BLOCK == 0 || id < LINES) {
-            copy_async16(to + Line::place(row, chunk), from + (u64)row * stride + chunk * 8,
-                         (i32)row < there && (D == PADDED || chunk < D / 8));
-        }
-    }
-}
 
 // Changes the signs of COUNT rows in shared memory. Each thread takes what it copied there itself, so this needs its
 // own wait before it and the copies' barrier after it.
@@ -89,11 +71,11 @@ forward(const T* __restrict__ q, const T* __restrict__ k, const T* __restrict__ 
     const u32 warp = threadIdx.x / WARP_SIZE, lane = threadIdx.x % WARP_SIZE, g = lane / 4, t = lane % 4;
     const u32 warp_i0 = i0 + warp * 16 * ROWS;
 
-    const Visit visit = Visit::of(i0, min(i0 + BAND, p.Tq) - 1, p);
-    const T* next_k = k + p.k.start(b, kv_head) + (u64)visit.start * p.k.position;
-    const T* next_v = v + p.v.start(b, kv_head) + (u64)visit.start * p.v.position;
+    const Interval visited = visit(keys_of(i0, p), keys_of(min(i0 + BAND, p.Tq) - 1, p));
+    const T* next_k = k + p.k.start(b, kv_head) + (u64)visited.first * p.k.position;
+    const T* next_v = v + p.v.start(b, kv_head) + (u64)visited.first * p.v.position;
     auto fetch_tile = [&](i32 j0, u32 stage) {
-        if (j0 < visit.end) {
+        if (j0 < visited.end) {
             fetch<TILE>(stage, next_k, p.k.position, (i32)p.Tk - j0);
             fetch<TILE>(stage + MATRIX, next_v, p.v.position, (i32)p.Tk - j0);
             next_k += (u64)TILE * p.k.position;
@@ -107,7 +89,7 @@ forward(const T* __restrict__ q, const T* __restrict__ k, const T* __restrict__ 
     const u32 place_q = stages + (KEEP_Q ? 1 : 2) * STAGE;
     fetch<BAND>(place_q, q + p.q.start(b, h) + (u64)i0 * p.q.position, p.q.position, (i32)(p.Tq - i0));
     copy_commit();
-    fetch_tile(visit.start, stages);
+    fetch_tile(visited.first, stages);
     if (p.scale < 0.0f) {
         copy_wait<1>();
         negate<BAND>(place_q);
@@ -145,7 +127,7 @@ forward(const T* __restrict__ q, const T* __restrict__ k, const T* __restrict__ 
     for (u32 rows = 0; rows < ROWS; rows++) {
         top[rows][0] = top[rows][1] = -INFINITE;
     }
-    const Keys first_keys = Keys::of(warp_i0, p), last_keys = Keys::of(warp_i0 + 16 * ROWS - 1, p);
+    const Interval first_keys = keys_of(warp_i0, p), last_keys = keys_of(warp_i0 + 16 * ROWS - 1, p);
 
     // Sixteen keys of a tile that no query of this warp sees.
     auto unseen = [&](i32 j0, u32 keys) {
@@ -192,7 +174,7 @@ forward(const T* __restrict__ q, const T* __restrict__ k, const T* __restrict__ 
             for (u32 rows = 0; rows < ROWS; rows++) {
 #pragma unroll
                 for (u32 i = 0; i < 4; i++) {
-                    const Keys keys = Keys::of(warp_i0 + rows * 16 + g + i / 2 * 8, p);
+                    const Interval keys = keys_of(warp_i0 + rows * 16 + g + i / 2 * 8, p);
 #pragma unroll
                     for (u32 n = 0; n < TILE / 8; n++) {
                         if (!keys.contains(j0 + n * 8 + t * 2 + i % 2)) {
@@ -287,7 +269,7 @@ forward(const T* __restrict__ q, const T* __restrict__ k, const T* __restrict__ 
     };
 
     u32 turn = 0;
-    for (i32 j0 = visit.start; j0 < visit.end; j0 += TILE, turn ^= 1) {
+    for (i32 j0 = visited.first; j0 < visited.end; j0 += TILE, turn ^= 1) {
         copy_wait<0>();
         __syncthreads();
         fetch_tile(j0 + TILE, stages + (turn ^ 1) * STAGE);
@@ -325,13 +307,6 @@ forward(const T* __restrict__ q, const T* __restrict__ k, const T* __restrict__ 
         }
     }
     __syncwarp();
-    T* to = o + p.o.start(b, h) + (u64)i0 * p.o.position;
-#pragma unroll 4
-    for (u32 id = lane; id < 16 * ROWS * CHUNKS; id += WARP_SIZE) {
-        const u32 row = warp_row + id / CHUNKS, chunk = id % CHUNKS;
-        if (i0 + row < p.Tq && chunk < D / 8) {
-            const uint4 line = *reinterpret_cast<const uint4*>(shared + Line::place(row, chunk));
-            store16(to + (u64)row * p.o.position + chunk * 8, line.x, line.y, line.z, line.w);
-        }
-    }
+    store_rows<16 * ROWS>(o + p.o.start(b, h) + (u64)(i0 + warp_row) * p.o.position, p.o.position,
+                          (i32)(p.Tq - i0 - warp_row), shared, warp_row);
 }

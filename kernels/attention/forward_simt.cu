@@ -16,7 +16,8 @@
 //            TILE     keys a tile, a multiple of 16
 //            DROPOUT: bool
 //            T        float, or f16 or bf16 which become f32 on the way to shared memory: q, k, v, o
-// Parts:     common/ptx.cuh, common/tile.cuh, common/philox.cuh, attention/common.cuh, then this
+// Parts:     common/ptx.cuh, common/tile.cuh, common/philox.cuh, attention/common.cuh, attention/simt.cuh, then
+//            this
 // Arguments: q [B, NH, Tq, D], k and v [B, NKV, Tk, D], o [B, NH, Tq, D] out: through the strides of Params, which with
 //            all starts are multiples of 4 elements; lse [B, NH, Tq] f32 out, Params
 // Grid:      ceil(Tq / BAND) * B * NH blocks with BAND = TEAMS * QUERIES, heads fastest. The last queries come first:
@@ -26,38 +27,10 @@
 // Figures:   for four elements along D a thread reads QUERIES + TILE / 16 quads for 4 QUERIES TILE / 16 multiply-adds:
 //            10 and 64 at 8 queries and a tile of 32.
 
-constexpr u32 LANES = 16;
 constexpr u32 BAND = TEAMS * QUERIES;
 constexpr u32 KEYS = TILE / LANES; // a thread scores
-constexpr u32 CHUNKS = D / 4;
-constexpr u32 COLUMNS = (CHUNKS + LANES - 1) / LANES; // quads of v that a thread sums up
 // Two rows, of a warp's two teams, begin 16 banks apart.
 constexpr u32 WEIGHTS = TILE % 32 == 16 ? TILE : TILE + 16;
-using Line = Swizzle<CHUNKS>;
-
-// Starts copying COUNT rows, of which `there` are there, to shared memory. Others become zeros.
-template <u32 COUNT> inline void fetch(unsigned char* to, const T* from, u32 stride, i32 there) {
-    constexpr u32 LINES = COUNT * CHUNKS;
-#pragma unroll 4
-    for (u32 id = threadIdx.x; id < LINES; id += BLOCK) {
-        const u32 row = id / CHUNKS, chunk = id % CHUNKS;
-        const T* line = from + (u64)row * stride + chunk * 4;
-        if constexpr (sizeof(T) == 4) {
-            copy_async16(shared_address(to + Line::place(row, chunk)), line, (i32)row < there);
-        } else {
-            float4* at = reinterpret_cast<float4*>(to + Line::place(row, chunk));
-            float x[4] = {};
-            if ((i32)row < there) {
-                Vec<T, 4>::load(line).to_floats(x);
-            }
-            *at = make_float4(x[0], x[1], x[2], x[3]);
-        }
-    }
-}
-
-inline float4 quad(const unsigned char* tile, u32 row, u32 chunk) {
-    return *reinterpret_cast<const float4*>(tile + Line::place(row, chunk));
-}
 
 // Over the 16 threads of a team.
 template <typename F> inline float team_reduce(float x, F combine) {
@@ -83,25 +56,25 @@ forward(const T* __restrict__ q, const T* __restrict__ k, const T* __restrict__ 
     const u32 kv_head = h / (p.NH / p.NKV);
     const u32 team = threadIdx.x / LANES, member = threadIdx.x % LANES, lane = threadIdx.x % WARP_SIZE;
 
-    const Visit visit = Visit::of(i0, min(i0 + BAND, p.Tq) - 1, p);
+    const Interval visited = visit(keys_of(i0, p), keys_of(min(i0 + BAND, p.Tq) - 1, p));
     const T* const from_k = k + p.k.start(b, kv_head);
     const T* const from_v = v + p.v.start(b, kv_head);
     // A group each, empty beyond the last tile, so that counting them stays simple.
     auto fetch_k = [&](i32 j0) {
-        if (j0 < visit.end) {
+        if (j0 < visited.end) {
             fetch<TILE>(tile_k, from_k + (u64)j0 * p.k.position, p.k.position, (i32)p.Tk - j0);
         }
         copy_commit();
     };
     auto fetch_v = [&](i32 j0) {
-        if (j0 < visit.end) {
+        if (j0 < visited.end) {
             fetch<TILE>(tile_v, from_v + (u64)j0 * p.v.position, p.v.position, (i32)p.Tk - j0);
         }
         copy_commit();
     };
     fetch<BAND>(tile_q, q + p.q.start(b, h) + (u64)i0 * p.q.position, p.q.position, (i32)(p.Tq - i0));
-    fetch_k(visit.start); // in one group with q
-    fetch_v(visit.start);
+    fetch_k(visited.first); // in one group with q
+    fetch_v(visited.first);
 
     const float scale = p.scale * LOG2_E;
     float sums[QUERIES][COLUMNS][4] = {};
@@ -111,7 +84,7 @@ forward(const T* __restrict__ q, const T* __restrict__ k, const T* __restrict__ 
         top[r] = -INFINITE;
     }
 
-    for (i32 j0 = visit.start; j0 < visit.end; j0 += TILE) {
+    for (i32 j0 = visited.first; j0 < visited.end; j0 += TILE) {
         copy_wait<1>(); // k is there, v may not be
         __syncthreads();
         float scores[QUERIES][KEYS] = {};
@@ -140,7 +113,7 @@ forward(const T* __restrict__ q, const T* __restrict__ k, const T* __restrict__ 
 
 #pragma unroll
         for (u32 r = 0; r < QUERIES; r++) {
-            const Keys keys = Keys::of(i0 + r * TEAMS + team, p);
+            const Interval keys = keys_of(i0 + r * TEAMS + team, p);
             float largest = top[r];
 #pragma unroll
             for (u32 n = 0; n < KEYS; n++) {

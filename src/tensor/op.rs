@@ -36,6 +36,7 @@ impl Saves {
 /// Shapes and dtypes are checked by the function that calls [`apply`]; the bodies may rely on it.
 /// The bodies see *compute* dtypes only (see [`Device::compute_dtype`]): f32 or f64 on the CPU, f32
 /// or f16 on wgpu, f32, f16 or bf16 on CUDA, unless [`Op::any_dtype`] says otherwise. They run with recording off.
+/// There are no default bodies: one that cannot be had returns [`Error::NotSupported`].
 pub trait Op: Send + Sync + 'static {
     /// The name in errors.
     fn name(&self) -> &'static str;
@@ -48,13 +49,8 @@ pub trait Op: Send + Sync + 'static {
     fn wgpu(&self, device: &WgpuDevice, inputs: &[Tensor]) -> Result<Vec<Tensor>>;
 
     /// The outputs, computed on a CUDA device.
-    ///
-    /// # Errors
-    /// [`Error::NotSupported`] for an op that has no CUDA body.
     #[cfg(feature = "cuda")]
-    fn cuda(&self, device: &CudaDevice, _inputs: &[Tensor]) -> Result<Vec<Tensor>> {
-        Err(Error::not_supported(self.name(), device))
-    }
+    fn cuda(&self, device: &CudaDevice, inputs: &[Tensor]) -> Result<Vec<Tensor>>;
 
     /// How many of the bodies' outputs the caller gets. The ones after these are statistics, kept in
     /// their own dtype for the backward alone.

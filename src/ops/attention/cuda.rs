@@ -10,10 +10,29 @@ const PTX: &str = cuda_source!("common/ptx.cuh");
 const TILE: &str = cuda_source!("common/tile.cuh");
 const PHILOX: &str = cuda_source!("common/philox.cuh");
 const COMMON: &str = cuda_source!("attention/common.cuh");
-const MMA: &[&str] = &[PTX, TILE, PHILOX, COMMON, cuda_source!("attention/forward.cu")];
-const SIMT: &[&str] = &[PTX, TILE, PHILOX, COMMON, cuda_source!("attention/forward_simt.cu")];
+const ROWS_MMA: &str = cuda_source!("attention/mma.cuh");
+const ROWS_SIMT: &str = cuda_source!("attention/simt.cuh");
+const BACKWARD: &str = cuda_source!("attention/backward.cuh");
 
-/// How a kernel is cut, see kernels/attention/forward.cu and forward_simt.cu.
+const FORWARD_MMA: &[&str] = &[PTX, TILE, PHILOX, COMMON, ROWS_MMA, cuda_source!("attention/forward.cu")];
+const FORWARD_SIMT: &[&str] =
+    &[PTX, TILE, PHILOX, COMMON, ROWS_SIMT, cuda_source!("attention/forward_simt.cu")];
+const BACKWARD_STATS: &[&str] = &[PHILOX, COMMON, cuda_source!("attention/backward_stats.cu")];
+const BACKWARD_MMA: &[&str] =
+    &[PTX, TILE, PHILOX, COMMON, ROWS_MMA, BACKWARD, cuda_source!("attention/backward.cu")];
+const BACKWARD_SIMT: &[&str] =
+    &[PTX, TILE, PHILOX, COMMON, ROWS_SIMT, BACKWARD, cuda_source!("attention/backward_simt.cu")];
+
+/// Whether a device's tensor cores multiply this type.
+fn tensor_cores(capability: (u32, u32), dtype: DType) -> bool {
+    match dtype {
+        DType::F16 => capability >= (7, 5),
+        DType::BF16 => capability >= (8, 0),
+        _ => false,
+    }
+}
+
+/// How the forward is cut, see kernels/attention/forward.cu and forward_simt.cu.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Plan {
     Mma { warps: usize, rows: usize, tile: usize, keep_q: bool },
@@ -30,12 +49,7 @@ impl Plan {
         q_len: usize,
         dropout: bool,
     ) -> Plan {
-        let tensor_cores = match dtype {
-            DType::F16 => capability >= (7, 5),
-            DType::BF16 => capability >= (8, 0),
-            _ => false,
-        };
-        if !tensor_cores {
+        if !tensor_cores(capability, dtype) {
             let (teams, queries, tile) = match d {
                 ..=64 => (8, 8, 32),
                 65..=128 => (8, 4, 32),
@@ -78,13 +92,13 @@ impl Plan {
 
     fn kernel(&self, head_dim: usize) -> Kernel {
         match *self {
-            Plan::Mma { warps, rows, tile, keep_q } => Kernel::builtin("attention", MMA, "forward")
+            Plan::Mma { warps, rows, tile, keep_q } => Kernel::builtin("attention", FORWARD_MMA, "forward")
                 .with("WARPS", warps as u32)
                 .with("BLOCK", 32 * warps as u32)
                 .with("ROWS", rows as u32)
                 .with("TILE", tile as u32)
                 .with("KEEP_Q", keep_q),
-            Plan::Simt { teams, queries, tile } => Kernel::builtin("attention", SIMT, "forward")
+            Plan::Simt { teams, queries, tile } => Kernel::builtin("attention", FORWARD_SIMT, "forward")
                 .with("TEAMS", teams as u32)
                 .with("BLOCK", 16 * teams as u32)
                 .with("QUERIES", queries as u32)
@@ -136,6 +150,172 @@ pub(super) fn forward(device: &CudaDevice, spec: &Spec, x: &[Tensor]) -> Result<
     Ok(vec![sizes.heads_inside(o, heads, q_len)?, lse])
 }
 
+/// Which launch of the backward: its blocks own rows of q and give dq, or rows of k and v and give dk and dv.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Owner {
+    Queries,
+    Keys,
+}
+
+/// How a launch of the backward is cut, see kernels/attention/backward.cu and backward_simt.cu.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum BackwardPlan {
+    Mma { warps: usize, rows: usize, tile: usize, step: usize, keep: bool },
+    Simt { teams: usize, rows: usize, tile: usize },
+}
+
+impl BackwardPlan {
+    /// `shared` is what a block may have.
+    fn of(
+        capability: (u32, u32),
+        shared: usize,
+        dtype: DType,
+        d: usize,
+        owner: Owner,
+        dropout: bool,
+    ) -> BackwardPlan {
+        if !tensor_cores(capability, dtype) {
+            let plan = |tile| BackwardPlan::Simt { teams: 8, rows: 4, tile };
+            return if plan(32).shared(d, owner) <= shared { plan(32) } else { plan(16) };
+        }
+        let (rows, tile, step, keep) = match (owner, d) {
+            // The bits of dropout take the registers of the second row.
+            (Owner::Keys, ..=64) if !dropout => (2, 32, 16, false),
+            // So that two blocks fit into the 100 KiB of a multiprocessor.
+            (Owner::Keys, 97..) if shared < 128 << 10 => (1, 16, 16, false),
+            (Owner::Keys, _) => (1, 32, 32, false),
+            (Owner::Queries, ..=64) if !dropout => (2, 64, 16, true),
+            (Owner::Queries, _) => (1, 32, 32, true),
+        };
+        BackwardPlan::Mma { warps: 4, rows, tile, step, keep }
+    }
+
+    /// Rows that a block owns.
+    fn band(&self) -> usize {
+        match *self {
+            BackwardPlan::Mma { warps, rows, .. } => 16 * rows * warps,
+            BackwardPlan::Simt { teams, rows, .. } => teams * rows,
+        }
+    }
+
+    /// Bytes of shared memory.
+    fn shared(&self, d: usize, owner: Owner) -> usize {
+        let (band, keys) = (self.band(), usize::from(owner == Owner::Keys));
+        match *self {
+            BackwardPlan::Mma { tile, keep, .. } => {
+                let padded = d.next_multiple_of(16);
+                8 * tile * padded + keys * 16 * tile + if keep { 0 } else { 4 * band * padded }
+            }
+            BackwardPlan::Simt { tile, .. } => 8 * (band + tile) * d + (1 + keys) * 4 * band * tile,
+        }
+    }
+
+    fn kernel(&self, owner: Owner, head_dim: usize) -> Kernel {
+        let name = "attention_backward";
+        match *self {
+            BackwardPlan::Mma { warps, rows, tile, step, keep } => Kernel::builtin(name, BACKWARD_MMA, "backward")
+                .with("WARPS", warps as u32)
+                .with("BLOCK", 32 * warps as u32)
+                .with("ROWS", rows as u32)
+                .with("TILE", tile as u32)
+                .with("STEP", step as u32)
+                .with("KEEP", keep),
+            BackwardPlan::Simt { teams, rows, tile } => Kernel::builtin(name, BACKWARD_SIMT, "backward")
+                .with("TEAMS", teams as u32)
+                .with("BLOCK", 16 * teams as u32)
+                .with("ROWS", rows as u32)
+                .with("TILE", tile as u32),
+        }
+        .with("OWN_KEYS", owner == Owner::Keys)
+        .with("D", head_dim as u32)
+    }
+
+    fn grid(&self, sizes: &Sizes, owner: Owner) -> Grid {
+        let (rows, heads) = match owner {
+            Owner::Queries => (sizes.q_len, sizes.heads),
+            Owner::Keys => (sizes.k_len, sizes.kv_heads),
+        };
+        let threads = match *self {
+            BackwardPlan::Mma { warps, .. } => 32 * warps,
+            BackwardPlan::Simt { teams, .. } => 16 * teams,
+        };
+        let blocks = rows.div_ceil(self.band()) * sizes.batch * heads;
+        let shared = self.shared(sizes.head_dim, owner);
+        Grid { blocks: [blocks as u32, 1, 1], threads: threads as u32, shared: shared as u32 }
+    }
+}
+
+/// Threads of a block of the kernel that computes the queries' statistics.
+const STATS_BLOCK: usize = 128;
+
+fn stats_kernel(head_dim: usize, dtype: DType) -> Kernel {
+    Kernel::builtin("attention_stats", BACKWARD_STATS, "stats")
+        .with("D", head_dim as u32)
+        .with("BLOCK", STATS_BLOCK as u32)
+        .with("T", dtype)
+}
+
+/// Eight threads a query; `queries` counts those of all heads.
+fn stats_grid(queries: usize) -> Grid {
+    Grid { blocks: [(8 * queries).div_ceil(STATS_BLOCK) as u32, 1, 1], threads: STATS_BLOCK as u32, shared: 0 }
+}
+
+pub(super) fn backward(device: &CudaDevice, spec: &Spec, x: &[Tensor]) -> Result<Vec<Tensor>> {
+    let (sizes, dtype) = (Sizes::of(&x[0], &x[1]), x[0].dtype());
+    let Sizes { batch, heads, kv_heads, q_len, k_len, head_dim } = sizes;
+    let name = "attention_backward";
+    let (capability, shared, dropout) =
+        (device.compute_capability(), device.shared_per_block() as usize, spec.dropout.is_some());
+    let plan = |owner| BackwardPlan::of(capability, shared, dtype, head_dim, owner, dropout);
+
+    // Loads of 16 bytes.
+    let place = |x: &Tensor| in_lines(x, 16 / dtype.size(), 1);
+    let ((q, q_at), (k, k_at), (v, v_at)) = (place(&x[0])?, place(&x[1])?, place(&x[2])?);
+    let ((o, o_at), (dout, dout_at)) = (place(&x[3])?, place(&x[5])?);
+    let params = Params { q: q_at, k: k_at, v: v_at, o: o_at, dout: dout_at, ..Params::new(&sizes, spec, 1) };
+    let (q, k, v, dout) = (q.cuda_storage()?, k.cuda_storage()?, v.cuda_storage()?, dout.cuda_storage()?);
+
+    let queries = batch * heads * q_len.next_multiple_of(2);
+    let stats = device.alloc(name, queries * 8)?;
+    device.launch(
+        &stats_kernel(head_dim, dtype),
+        &[
+            Binding::Read(&o.cuda_storage()?),
+            Binding::Read(&dout),
+            Binding::Read(&x[4].cuda()?),
+            Binding::Write(&stats),
+        ],
+        &params,
+        stats_grid(queries),
+    )?;
+
+    let (dq, dq_buffer) = output(name, device, &Shape::from(x[0].elements()), dtype)?;
+    let (dk, dk_buffer) = output(name, device, &Shape::from(x[1].elements()), dtype)?;
+    let (dv, dv_buffer) = output(name, device, &Shape::from(x[1].elements()), dtype)?;
+    for (owner, dx, dv) in [(Owner::Queries, &dq_buffer, None), (Owner::Keys, &dk_buffer, Some(&dv_buffer))] {
+        let plan = plan(owner);
+        device.launch(
+            &plan.kernel(owner, head_dim).with("DROPOUT", dropout).with("T", dtype),
+            &[
+                Binding::Read(&q),
+                Binding::Read(&k),
+                Binding::Read(&v),
+                Binding::Read(&dout),
+                Binding::Read(&stats),
+                Binding::Write(dx),
+                Binding::write(dv),
+            ],
+            &params,
+            plan.grid(&sizes, owner),
+        )?;
+    }
+    Ok(vec![
+        sizes.heads_inside(dq, heads, q_len)?,
+        sizes.heads_inside(dk, kv_heads, k_len)?,
+        sizes.heads_inside(dv, kv_heads, k_len)?,
+    ])
+}
+
 /// The head sizes at which plans change or registers are scarce, for many queries and for few; with dropout, and of bf16,
 /// which differs from f16 in one letter of `mma`, two of them.
 #[cfg(all(test, feature = "cuda-sim"))]
@@ -164,7 +344,25 @@ pub(crate) fn launched(capability: (u32, u32)) -> Vec<Launched> {
                         wide: dtype == DType::F32 || matches!(plan, Plan::Mma { .. }),
                     });
                 }
+                for owner in [Owner::Queries, Owner::Keys] {
+                    let plan = BackwardPlan::of(capability, shared, dtype, head_dim, owner, dropout);
+                    let tensor_cores = matches!(plan, BackwardPlan::Mma { .. });
+                    let (q_len, k_len) = (1024, 1024);
+                    let sizes = Sizes { batch: 1, heads: 1, kv_heads: 1, q_len, k_len, head_dim };
+                    all.push(Launched {
+                        kernel: plan.kernel(owner, head_dim).with("DROPOUT", dropout).with("T", dtype),
+                        grid: plan.grid(&sizes, owner),
+                        tensor_cores,
+                        wide: dtype == DType::F32 || tensor_cores,
+                    });
+                }
             }
+            all.push(Launched {
+                kernel: stats_kernel(head_dim, dtype),
+                grid: stats_grid(1024),
+                tensor_cores: false,
+                wide: true,
+            });
         }
     }
     all

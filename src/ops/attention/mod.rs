@@ -156,6 +156,11 @@ impl Op for AttentionBackward {
         with_real!(x[0].dtype(), R => self.run::<R>(x))
     }
 
+    #[cfg(feature = "cuda")]
+    fn cuda(&self, device: &CudaDevice, x: &[Tensor]) -> Result<Vec<Tensor>> {
+        cuda::backward(device, &self.0, x)
+    }
+
     #[cfg(feature = "wgpu")]
     fn wgpu(&self, device: &WgpuDevice, x: &[Tensor]) -> Result<Vec<Tensor>> {
         wgpu::backward(device, &self.0, x)

@@ -295,7 +295,10 @@ impl Block<'_> {
         let range = format!("{bytes} bytes at {at:#x} of shared memory");
         match wrong {
             Wrong::Unwritten => {
-                let message = format!("{what} of {range}, which no thread of the block has written{}", self.missing_barrier());
+                let message = format!(
+                    "{what} of {range}, which no thread of the block has written{}",
+                    self.missing_barrier()
+                );
                 self.report(ReportKind::Uninitialised, pc, Some(thread), message)
             }
             Wrong::Pending(entry) => {
