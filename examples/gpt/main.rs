@@ -141,7 +141,7 @@ pub mod tests {
     fn an_unknown_device_is_an_error_with_the_names() {
         assert_eq!(device("cpu").unwrap(), Device::Cpu);
         for name in ["gpu", "cpu:1", ""] {
-            assert!(device(name).unwrap_err().to_string().contains("none of auto, cpu, wgpu"));
+            assert!(device(name).unwrap_err().to_string().contains("none of auto, cpu, cuda"));
         }
     }
 }
