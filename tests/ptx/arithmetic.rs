@@ -426,7 +426,7 @@ fn halves() {
     );
 }
 
-/// Section 9.7.3.12: `.xorsign.abs` came with sm_86.
+/// Sections 9.7.3.11 and 9.7.3.12: `.xorsign.abs` came with sm_86.
 #[test]
 fn extremes_of_magnitudes() {
     let rows = [([f(-3.0), f(2.0)], f(-2.0)), ([f(-3.0), f(-4.0)], f(3.0)), ([NAN, f(-1.0)], f(-1.0))];

@@ -392,7 +392,7 @@ mov.b64 {%d0, %d1}, %f2;\nmov.b64 {%d2, %d3}, %f3;";
     assert!(after.chunks_exact(8).all(|x| f64::from_le_bytes(x.try_into().unwrap()) == 25.0));
 }
 
-/// Section 9.7.14.5.1: lane 4 g + t has A's row g in column t, B's column g in row t, and of row g of C columns
+/// Section 9.7.14.5.2: lane 4 g + t has A's row g in column t, B's column g in row t, and of row g of C columns
 /// 2 t and 2 t + 1.
 #[test]
 fn mma_f64_layout() {

@@ -709,20 +709,27 @@ fn comparison(op: &mut Opcode) -> Result<(Code, Type)> {
     Ok((each!(Eq, Ne, Lt, Le, Gt, Ge, Equ, Neu, Ltu, Leu, Gtu, Geu, Num, Nan), ty))
 }
 
-/// The operands of `setp` and `set`: the destination, what is compared, and what the outcome is combined with.
+/// The operands of `setp` and `set`.
+struct Compared<'o> {
+    dst: &'o Operand,
+    sources: [Slot; 2],
+    /// What the outcome is combined with.
+    combined: Option<(PredOp, Slot)>,
+}
+
 fn compared<'o>(
     decoder: &mut Decoder,
     op: &mut Opcode,
     operands: &'o [Operand],
     ty: Type,
-) -> Result<(&'o Operand, [Slot; 2], Option<(PredOp, Slot)>)> {
+) -> Result<Compared<'o>> {
     let combine = op.choice(&[("and", PredOp::And), ("or", PredOp::Or), ("xor", PredOp::Xor)]);
     let (dst, a, b, combined) = match (operands, combine) {
         ([dst, a, b], None) => (dst, a, b, None),
         ([dst, a, b, c], Some(combine)) => (dst, a, b, Some((combine, decoder.source(c, Type::Pred)?))),
         _ => return decoder.fail("wrong number of operands"),
     };
-    Ok((dst, [decoder.source(a, ty)?, decoder.source(b, ty)?], combined))
+    Ok(Compared { dst, sources: [decoder.source(a, ty)?, decoder.source(b, ty)?], combined })
 }
 
 /// The comparison of the upper halves of packed operands.
@@ -740,7 +747,7 @@ fn compare_upper(decoder: &mut Decoder, compare: Code, sources: [Slot; 2], to: S
 fn setp(decoder: &mut Decoder, op: &mut Opcode, operands: &[Operand]) -> Result<()> {
     let (compare, ty) = comparison(op)?;
     let kind = Some(ty.kind());
-    let (dst, sources, combined) = compared(decoder, op, operands, ty)?;
+    let Compared { dst, sources, combined } = compared(decoder, op, operands, ty)?;
     let Operand::Pair(p, q) = dst else {
         if ty.packed() {
             return decoder.fail("packed halves give two predicates");
@@ -793,7 +800,7 @@ fn set(decoder: &mut Decoder, op: &mut Opcode, operands: &[Operand]) -> Result<(
         (Type::Bf16, false) | (Type::Bf16x2, true) => Bf16::narrow(1.0).into(),
         _ => return Err(op.unsupported("the type is not supported")),
     };
-    let (dst, sources, combined) = compared(decoder, op, operands, ty)?;
+    let Compared { dst, sources, combined } = compared(decoder, op, operands, ty)?;
     let dst = decoder.destination(dst, Class::Word)?;
     let (yes, no) = (decoder.word(yes), decoder.word(0));
     let choose = |decoder: &mut Decoder, to: Slot, held: Slot| {
