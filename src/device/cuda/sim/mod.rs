@@ -111,7 +111,8 @@ pub type Output = Arc<dyn Fn(&str) + Send + Sync>;
 pub struct Options {
     /// What a launch looks for.
     pub checks: Checks,
-    /// Host threads; None: as many as rayon has.
+    /// Host threads; None: as many as rayon has. Results, counters and text do not depend on it. Nor do reports, but for
+    /// races in global memory, where other threads, addresses and sometimes blocks of those that race may be named.
     pub threads: Option<usize>,
     /// Warp instructions that one block may take before the launch is given up. The default of 2^28 is about a minute.
     pub budget: u64,

@@ -154,7 +154,7 @@ pub struct Report {
     pub message: String,
 }
 
-fn triple([x, y, z]: [u32; 3]) -> String {
+pub(super) fn triple([x, y, z]: [u32; 3]) -> String {
     format!("({x}, {y}, {z})")
 }
 

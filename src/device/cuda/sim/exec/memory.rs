@@ -295,7 +295,10 @@ impl Block<'_> {
         let range = format!("{bytes} bytes at {at:#x} of shared memory");
         match wrong {
             Wrong::Unwritten => {
-                let message = format!("{what} of {range}, which no thread of the block has written{}", self.missing_barrier());
+                let message = format!(
+                    "{what} of {range}, which no thread of the block has written{}",
+                    self.missing_barrier()
+                );
                 self.report(ReportKind::Uninitialised, pc, Some(thread), message)
             }
             Wrong::Pending(entry) => {
@@ -561,6 +564,7 @@ impl Block<'_> {
                         warp.thread(lane),
                         pc,
                     )?;
+                    self.note_global_atomic(allocation, offset, bytes, warp.thread(lane), pc)?;
                     old[lane] = allocation.data.load(offset, atom.bytes);
                     let value = update(atom, old[lane], operand[lane], new[lane]);
                     allocation.data.store(offset, atom.bytes, value);

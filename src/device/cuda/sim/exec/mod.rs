@@ -88,6 +88,8 @@ pub struct Block<'a> {
     /// A read of shared memory that nobody had written. It is reported at the next barrier, because until then somebody
     /// may write there, and then it is a race.
     unwritten: Option<Fault>,
+    /// A race with a block after this one, found here: the lowest such block, and its report.
+    pub later: Option<(u64, Fault)>,
     /// Warp instructions left.
     budget: u64,
     /// The tally's clock when the block began.
@@ -112,6 +114,7 @@ impl<'a> Block<'a> {
             warps: (0..warps as u32).map(|warp| Warp::new(warp, launch)).collect(),
             barriers: Default::default(),
             unwritten: None,
+            later: None,
             budget: 0,
             started: 0,
             hint: 0,

@@ -81,7 +81,12 @@ fn uninitialised_global_memory() {
 
 #[test]
 fn uninitialised_shared_and_local_memory() {
-    shared("ld.shared.u32 %r1, [%r6];", 32).expect(ReportKind::Uninitialised, line(1));
+    let asks = |run: Run| {
+        run.expect(ReportKind::Uninitialised, line(1)).message.ends_with("yet: is a barrier missing?")
+    };
+    assert!(!asks(shared("ld.shared.u32 %r1, [%r6];", 32)));
+    // The second warp could have written, but has not come to it.
+    assert!(asks(shared("ld.shared.u32 %r1, [%r6];", 64)));
     let text = module(
         "",
         ".local .align 4 .b8 l[16]; st.local.u32 [l], 1; ld.local.u32 %r1, [l];\nld.local.u32 %r1, [l+4];",
@@ -267,6 +272,59 @@ fn races_between_blocks() {
         race("red.global.add.u32 [%rd1], 1;", threads).result.unwrap();
         race("ld.global.u32 %r2, [%rd1];", threads).result.unwrap();
     }
+}
+
+#[test]
+fn atomics_race_with_plain_accesses_of_other_blocks() {
+    // Block 0 does the one, the others the other.
+    let race = |first: &str, then: &str| {
+        let body = format!(
+            "mov.u32 %r1, %ctaid.x; setp.ne.u32 %p1, %r1, 0;\n@%p1 bra THEN; {first} bra END;\nTHEN: {then}\nEND:"
+        );
+        Run::new(&module("", &body), &[0; 8], 4, 3, 1)
+    };
+    let (atomic, store, load) =
+        ("red.global.add.u32 [%rd1], 1;", "st.global.u32 [%rd1], 5;", "ld.global.u32 %r2, [%rd1];");
+    for (first, then, message) in [
+        (
+            atomic,
+            store,
+            "a store at offset 0 of an allocation of 32 bytes, to which block (0, 0, 0) has an atomic",
+        ),
+        (
+            store,
+            atomic,
+            "an atomic at offset 0 of an allocation of 32 bytes, to which block (0, 0, 0) has a store",
+        ),
+        (
+            load,
+            atomic,
+            "an atomic at offset 0 of an allocation of 32 bytes, to which block (0, 0, 0) has a load",
+        ),
+        (
+            atomic,
+            load,
+            "a load at offset 0 of an allocation of 32 bytes, to which block (0, 0, 0) has an atomic",
+        ),
+    ] {
+        let run = race(first, then);
+        let report = run.expect(ReportKind::GlobalRace, BODY + 2);
+        let other = report.other.as_ref().unwrap();
+        assert_eq!(
+            (report.block, other.block, other.ptx_line),
+            ([1, 0, 0], [0; 3], Some(BODY + 1)),
+            "{report}"
+        );
+        assert!(report.message.starts_with(message), "{report}");
+        // An atomic of the block's own hides nothing.
+        for first in [format!("{first} {atomic}"), format!("{atomic} {first}")] {
+            race(&first, then).expect(ReportKind::GlobalRace, BODY + 2);
+        }
+    }
+    race(atomic, atomic).result.unwrap();
+    // Each block stores to a word of its own besides.
+    let own = "mul.wide.u32 %rd3, %r1, 4; add.s64 %rd3, %rd3, %rd1; st.global.u32 [%rd3+4], 5;";
+    race(&format!("{atomic} {own}"), &format!("{own} {atomic}")).result.unwrap();
 }
 
 #[test]
