@@ -11,7 +11,7 @@
 //! - `math`: what PTX instructions compute.
 //! - `memory`: global memory.
 //! - `exec`: warps, shared memory, barriers.
-//! - `launch`: blocks on the host's threads; `count`: what they did; `report`: what they did wrong.
+//! - `launch`: blocks on the host's threads; `count`: what they did; `report`: what they did wrong; `source`: on which line.
 //!
 //! Section numbers are those of the PTX ISA 9.0.
 
@@ -27,10 +27,11 @@ mod memory;
 mod program;
 mod ptx;
 mod report;
+mod source;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 use std::sync::atomic::Ordering::Relaxed;
@@ -45,6 +46,7 @@ use decode::Symbol;
 use memory::Memory;
 use program::Program;
 use ptx::Space;
+use source::Sources;
 
 /// A result of the simulator.
 pub type Result<T> = std::result::Result<T, Error>;
@@ -253,8 +255,9 @@ impl Simulator {
             functions.insert(function.name.clone(), Arc::new(program));
         }
         let files = tree.files.into_iter().map(|(index, name)| (index, relative(name))).collect();
-        let contents =
-            Contents { device: self.device.clone(), functions, files, constants, allocations, globals };
+        let sources = Sources { files, calls: tree.calls };
+        let device = self.device.clone();
+        let contents = Contents { device, functions, sources, constants, allocations, globals };
         Ok(Module { contents: Arc::new(contents) })
     }
 
@@ -284,7 +287,7 @@ impl Simulator {
             program,
             view: &view,
             constants: &function.contents.constants,
-            files: &function.contents.files,
+            sources: &function.contents.sources,
             params,
             grid,
             block,
@@ -363,7 +366,7 @@ pub const MAX_SHARED: u32 = 163 * 1024;
 struct Contents {
     device: Arc<Device>,
     functions: HashMap<String, Arc<Program>>,
-    files: BTreeMap<u32, String>,
+    sources: Sources,
     constants: Vec<u8>,
     /// The module's global variables.
     allocations: Vec<u64>,

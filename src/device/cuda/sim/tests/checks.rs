@@ -30,6 +30,20 @@ fn off_by_one() {
 }
 
 #[test]
+fn a_fault_in_an_inlined_function() {
+    let text = module(
+        ".file 2 \"header.cuh\"",
+        ".loc 1 20 3\n.loc 2 5 3, function_name $f, inlined_at 1 20 3\n.loc 2 7 3, function_name $g, inlined_at 2 5 3
+         ld.global.u32 %r1, [%rd1+4];",
+    );
+    let run = Run::new(&text, &[0], 4, 1, 1);
+    let report = run.report();
+    let text = "at header.cuh:7 (PTX line 14)\n  inlined at header.cuh:5\n  inlined at kernels/test.cu:20";
+    assert!(report.to_string().contains(text), "{report}");
+    assert_eq!(report.inlined.len(), 2);
+}
+
+#[test]
 fn a_store_past_the_end() {
     let text = module("", "mul.wide.u32 %rd3, %r0, 4; add.s64 %rd3, %rd3, %rd2; st.global.u32 [%rd3], %r0;");
     let run = Run::new(&text, &[0], 60, 1, 32);
