@@ -403,7 +403,7 @@ impl<'a> Block<'a> {
             format!("block {}", triple(self.launch.block_at(earlier.block())))
         };
         let message = format!(
-            "{} at offset {offset} of an allocation of {} bytes, to which {whom} has {} in the same launch",
+            "{} at offset {offset} of an allocation of {} bytes, where {whom} has {} in the same launch",
             did.noun(),
             allocation.size,
             does.noun()

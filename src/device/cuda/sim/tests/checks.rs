@@ -303,22 +303,22 @@ fn atomics_race_with_plain_accesses_of_other_blocks() {
         (
             atomic,
             store,
-            "a store at offset 0 of an allocation of 32 bytes, to which block (0, 0, 0) has an atomic",
+            "a store at offset 0 of an allocation of 32 bytes, where block (0, 0, 0) has an atomic",
         ),
         (
             store,
             atomic,
-            "an atomic at offset 0 of an allocation of 32 bytes, to which block (0, 0, 0) has a store",
+            "an atomic at offset 0 of an allocation of 32 bytes, where block (0, 0, 0) has a store",
         ),
         (
             load,
             atomic,
-            "an atomic at offset 0 of an allocation of 32 bytes, to which block (0, 0, 0) has a load",
+            "an atomic at offset 0 of an allocation of 32 bytes, where block (0, 0, 0) has a load",
         ),
         (
             atomic,
             load,
-            "a load at offset 0 of an allocation of 32 bytes, to which block (0, 0, 0) has an atomic",
+            "a load at offset 0 of an allocation of 32 bytes, where block (0, 0, 0) has an atomic",
         ),
     ] {
         let run = race(first, then);
