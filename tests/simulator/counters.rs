@@ -276,6 +276,30 @@ fn source_lines() {
 }
 
 #[test]
+fn source_lines_of_inlined_functions() {
+    // What ptx.cuh does counts where the kernel calls it; its own function where that is.
+    const LINES: &str = r#"inline float twice(float x) {
+    return x * 2.0f + 1.0f;
+}
+extern "C" __global__ void lines(const uint4* x, float* y) {
+    __shared__ uint4 tile[32];
+    copy_async16(shared_address(tile + threadIdx.x), x + threadIdx.x, true);
+    copy_commit();
+    copy_wait<0>();
+    y[threadIdx.x] = twice(tile[threadIdx.x].x);
+}"#;
+    let kernel = Kernel::new("lines.cu", &[PTX, LINES], "lines");
+    let Some(bench) = Bench::new(&kernel, Options::default()) else { return };
+    let (x, y) = (bench.input(&[[1u32; 4]; 32]), bench.output::<f32>(32));
+    let counters = bench.launch(ONE, WARP, &[x, y]).unwrap();
+    for line in [2, 6, 7, 8] {
+        let count = counters.lines.get(&("lines.cu".into(), line)).copied().unwrap_or_default();
+        assert!(count.warps > 0, "line {line} of {:?}", counters.lines);
+    }
+    assert!(counters.lines.keys().all(|(file, _)| file == "lines.cu"), "{:?}", counters.lines);
+}
+
+#[test]
 fn kept_counters() {
     let simulator = Simulator::new(Options { keep_counters: true, ..Options::default() });
     let function = simulator.load(BRANCHES).unwrap().function("branches").unwrap();

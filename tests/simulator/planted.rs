@@ -2,7 +2,7 @@
 //! computes what it should.
 //!
 //! A kernel in `planted/` has its bug if the constant `BUG` is true. The line that the report must name is marked `FOUND`,
-//! that of the other party `AGAINST`.
+//! that of the other party `AGAINST`: where a function of `ptx.cuh` is at fault, the line that calls it.
 
 use tilewright::device::cuda::Kernel;
 use tilewright::device::cuda::sim::{Error, Options, Report, ReportKind, Result, Source};
@@ -85,8 +85,10 @@ impl Planted {
         };
         assert_eq!(named, parties, "{report}");
         assert!(report.ptx_line.is_some(), "{report}");
-        assert_eq!(report.source, self.line("FOUND"), "{report}");
-        assert_eq!(against.and_then(|other| other.source.clone()), self.line("AGAINST"), "{report}");
+        let own = |source: &Option<Source>, inlined: &[Source]| inlined.last().or(source.as_ref()).cloned();
+        assert_eq!(own(&report.source, &report.inlined), self.line("FOUND"), "{report}");
+        let against = against.and_then(|other| own(&other.source, &other.inlined));
+        assert_eq!(against, self.line("AGAINST"), "{report}");
     }
 }
 

@@ -1,8 +1,8 @@
 // A block reverses 64 vectors of 16 bytes, brought by asynchronous copies.
 extern "C" __global__ void missing_wait(const uint4* x, uint4* y) {
     __shared__ uint4 tile[64];
-    const u32 t = threadIdx.x, to = shared_address(&tile[t]);
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to), "l"(x + t) : "memory"); // AGAINST
+    const u32 t = threadIdx.x;
+    copy_async16(shared_address(&tile[t]), x + t, true); // AGAINST
     copy_commit();
     if constexpr (!BUG) {
         copy_wait<0>();

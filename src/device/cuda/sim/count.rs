@@ -222,7 +222,8 @@ pub struct Counters {
     pub global_stores: Traffic,
     /// Wavefronts.
     pub shared: Traffic,
-    /// By source line (file, line): how often its instructions ran. Where the line is not known, the file is empty and the line 0.
+    /// By source line (file, line): how often its instructions ran. What was inlined from another file, such as a function
+    /// of a header, counts for the line of the kernel's own file that called it. Where the line is not known, the file is empty and the line 0.
     pub lines: BTreeMap<(String, u32), Count>,
 }
 
@@ -252,8 +253,8 @@ impl Counters {
             };
             add(counters.kinds.entry(kind).or_default());
             let loc = program.places[inst.place as usize].loc;
-            let file = launch.files.get(&loc.file).cloned().unwrap_or_default();
-            add(counters.lines.entry((file, loc.line)).or_default());
+            let own = launch.sources.own(loc).map(|source| (source.file, source.line)).unwrap_or_default();
+            add(counters.lines.entry(own).or_default());
             let mut multiply = |name: &str, products: usize| {
                 let count = counters.tensor.entry(name.to_owned()).or_default();
                 let instructions = lanes / WARP as u64;

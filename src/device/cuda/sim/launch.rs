@@ -1,7 +1,8 @@
 //! A launch: blocks on the host's threads, and what is left of it.
 //!
 //! Blocks are taken in ascending order, and if one fails, those below it still run to their ends. So the fault that is
-//! reported is that of the lowest block, whatever the number of threads. Counters are sums, and printed text is put in the
+//! reported is that of the lowest block, whatever the number of threads; a race between two blocks is the fault of the
+//! later one. Counters are sums, and printed text is put in the
 //! order of the blocks.
 
 use std::sync::atomic::AtomicU64;
@@ -41,7 +42,8 @@ pub fn run(launch: &Launch, threads: usize) -> Outcome {
             if !text.is_empty() {
                 printed.lock().push((index, text));
             }
-            if let Err(fault) = result {
+            let own = result.err().map(|fault| (index, fault));
+            for (index, fault) in own.into_iter().chain(block.later.take()) {
                 stop.fetch_min(index, Relaxed);
                 faults.lock().push((index, fault));
             }

@@ -287,6 +287,7 @@ impl Memory {
                 other: None,
                 ptx_line: None,
                 source: None,
+                inlined: Vec::new(),
                 message,
             })));
         }

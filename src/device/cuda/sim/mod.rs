@@ -11,7 +11,7 @@
 //! - `math`: what PTX instructions compute.
 //! - `memory`: global memory.
 //! - `exec`: warps, shared memory, barriers.
-//! - `launch`: blocks on the host's threads; `count`: what they did; `report`: what they did wrong.
+//! - `launch`: blocks on the host's threads; `count`: what they did; `report`: what they did wrong; `source`: on which line.
 //!
 //! Section numbers are those of the PTX ISA 9.0.
 
@@ -27,10 +27,11 @@ mod memory;
 mod program;
 mod ptx;
 mod report;
+mod source;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 use std::sync::atomic::Ordering::Relaxed;
@@ -45,6 +46,7 @@ use decode::Symbol;
 use memory::Memory;
 use program::Program;
 use ptx::Space;
+use source::Sources;
 
 /// A result of the simulator.
 pub type Result<T> = std::result::Result<T, Error>;
@@ -113,7 +115,8 @@ pub type Output = Arc<dyn Fn(&str) + Send + Sync>;
 pub struct Options {
     /// What a launch looks for.
     pub checks: Checks,
-    /// Host threads; None: as many as rayon has.
+    /// Host threads; None: as many as rayon has. Results, counters and text do not depend on it. Nor do reports, but for
+    /// races in global memory, where other threads, addresses and sometimes blocks of those that race may be named.
     pub threads: Option<usize>,
     /// Warp instructions that one block may take before the launch is given up. The default of 2^28 is about a minute.
     pub budget: u64,
@@ -254,8 +257,9 @@ impl Simulator {
             functions.insert(function.name.clone(), Arc::new(program));
         }
         let files = tree.files.into_iter().map(|(index, name)| (index, relative(name))).collect();
-        let contents =
-            Contents { device: self.device.clone(), functions, files, constants, allocations, globals };
+        let sources = Sources { files, calls: tree.calls };
+        let device = self.device.clone();
+        let contents = Contents { device, functions, sources, constants, allocations, globals };
         Ok(Module { contents: Arc::new(contents) })
     }
 
@@ -285,7 +289,7 @@ impl Simulator {
             program,
             view: &view,
             constants: &function.contents.constants,
-            files: &function.contents.files,
+            sources: &function.contents.sources,
             params,
             grid,
             block,
@@ -364,7 +368,7 @@ pub const MAX_SHARED: u32 = 163 * 1024;
 struct Contents {
     device: Arc<Device>,
     functions: HashMap<String, Arc<Program>>,
-    files: BTreeMap<u32, String>,
+    sources: Sources,
     constants: Vec<u8>,
     /// The module's global variables.
     allocations: Vec<u64>,

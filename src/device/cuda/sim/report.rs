@@ -131,6 +131,8 @@ pub struct Other {
     pub ptx_line: Option<u32>,
     /// The line of the source, if the PTX has it (`-lineinfo`).
     pub source: Option<Source>,
+    /// The lines that called the function which that line is in, from the inside outwards, where the compiler inlined it.
+    pub inlined: Vec<Source>,
 }
 
 /// A fault in a kernel: what, where and by whom.
@@ -150,12 +152,30 @@ pub struct Report {
     pub ptx_line: Option<u32>,
     /// The line of the source, if the PTX has it (`-lineinfo`).
     pub source: Option<Source>,
+    /// The lines that called the function which that line is in, from the inside outwards, where the compiler inlined it.
+    pub inlined: Vec<Source>,
     /// A sentence.
     pub message: String,
 }
 
-fn triple([x, y, z]: [u32; 3]) -> String {
+pub(super) fn triple([x, y, z]: [u32; 3]) -> String {
     format!("({x}, {y}, {z})")
+}
+
+/// `at` the line of an instruction, and the calls that it was inlined through.
+fn place(
+    f: &mut fmt::Formatter,
+    source: Option<&Source>,
+    ptx_line: Option<u32>,
+    inlined: &[Source],
+) -> fmt::Result {
+    if let Some(source) = source {
+        write!(f, "\n  at {source}")?;
+    }
+    if let Some(line) = ptx_line {
+        write!(f, " (PTX line {line})")?;
+    }
+    inlined.iter().try_for_each(|call| write!(f, "\n  inlined at {call}"))
 }
 
 impl fmt::Display for Report {
@@ -167,23 +187,13 @@ impl fmt::Display for Report {
                 write!(f, ", thread {}", triple(thread))?;
             }
         }
-        if let Some(source) = &self.source {
-            write!(f, "\n  at {source}")?;
-        }
-        if let Some(line) = self.ptx_line {
-            write!(f, " (PTX line {line})")?;
-        }
+        place(f, self.source.as_ref(), self.ptx_line, &self.inlined)?;
         if let Some(other) = &self.other {
             write!(f, "\n  against block {}", triple(other.block))?;
             if let Some(thread) = other.thread {
                 write!(f, ", thread {}", triple(thread))?;
             }
-            if let Some(source) = &other.source {
-                write!(f, "\n  at {source}")?;
-            }
-            if let Some(line) = other.ptx_line {
-                write!(f, " (PTX line {line})")?;
-            }
+            place(f, other.source.as_ref(), other.ptx_line, &other.inlined)?;
         }
         Ok(())
     }

@@ -2,19 +2,25 @@
 //!
 //! While a launch runs, each granule of global memory (4 bytes, or as few as the kernel's narrowest access) remembers a
 //! block, thread and instruction that wrote it, and one that read it, marked with the launch. Blocks have no order within a
-//! launch, so a write and any other access of the same granule by two blocks is a race, unless they are atomic. Kernels
+//! launch, so a write and any other access of the same granule by two blocks is a race, unless both are atomic. Kernels
 //! with fences order their blocks themselves; there the check would only guess, and is off.
+//!
+//! Blocks on several host threads leave their marks at the same time. Each leaves its own first and then looks at the
+//! other's, in an order on which all threads agree (`SeqCst`), so at least one of the two sees the other. A race is the
+//! fault of the later block, whichever of the two finds it: the earlier one goes on, because it may be at fault itself with
+//! a block before it, and that is then what is reported.
 
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::SeqCst;
 
 use super::memory::Addresses;
 use super::registers::extend;
 use super::warp::Warp;
 use super::{Block, Fault};
 use crate::device::cuda::sim::lanes::{WARP, lanes_of};
-use crate::device::cuda::sim::memory::{Allocation, View};
+use crate::device::cuda::sim::memory::{Allocation, Touched, View};
 use crate::device::cuda::sim::program::{Access, Slot};
-use crate::device::cuda::sim::report::{Other, ReportKind};
+use crate::device::cuda::sim::report::{Other, ReportKind, triple};
 
 /// The allocations that the lanes of an access hit.
 pub enum Hit {
@@ -44,6 +50,8 @@ struct Mark(u64);
 impl Mark {
     /// Of a reader: another block has read too.
     const MANY: u64 = 1 << 19;
+    /// Of a writer: an atomic, which does not race with its like.
+    const ATOMIC: u64 = 1 << 19;
     const BLOCK: u64 = ((1 << 24) - 1) << 30;
 
     fn new(tag: u32, block: u64, thread: u32, pc: u32) -> Self {
@@ -66,9 +74,55 @@ impl Mark {
     fn many(self) -> bool {
         self.0 & Self::MANY != 0
     }
+
+    fn is_atomic(self) -> bool {
+        self.0 & Self::ATOMIC != 0
+    }
+
+    fn atomic(self) -> Self {
+        Self(self.0 | Self::ATOMIC)
+    }
+
+    fn thread(self) -> u32 {
+        (self.0 >> 20) as u32 & 0x3ff
+    }
+
+    fn pc(self) -> u32 {
+        (self.0 & (Self::MANY - 1)) as u32
+    }
 }
 
-impl Block<'_> {
+/// What a block does to a granule.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Does {
+    Load,
+    Store,
+    Atomic,
+}
+
+impl Does {
+    /// What left the mark of a writer.
+    fn writer(mark: Mark) -> Self {
+        if mark.is_atomic() { Self::Atomic } else { Self::Store }
+    }
+
+    fn noun(self) -> &'static str {
+        match self {
+            Self::Load => "a load",
+            Self::Store => "a store",
+            Self::Atomic => "an atomic",
+        }
+    }
+}
+
+/// Changes an entry as `change` says and gives what it was; None leaves it as it is.
+#[inline(always)]
+fn exchange(entry: &AtomicU64, change: impl Fn(Mark) -> Option<Mark>) -> Mark {
+    let (Ok(old) | Err(old)) = entry.fetch_update(SeqCst, SeqCst, |old| change(Mark(old)).map(|new| new.0));
+    Mark(old)
+}
+
+impl<'a> Block<'a> {
     /// Checks bounds and alignment of an access by the lanes of `run`.
     #[inline(always)]
     pub fn check_global(
@@ -139,8 +193,8 @@ impl Block<'_> {
         bytes: u64,
         what: &str,
         pc: u32,
-    ) -> Result<Option<(&Allocation, u64)>, Fault> {
-        let view: &View = self.launch.view;
+    ) -> Result<Option<(&'a Allocation, u64)>, Fault> {
+        let view: &'a View = self.launch.view;
         if let Some(index) = view.find(address) {
             let allocation = &*view.allocations[index];
             let offset = address - allocation.base;
@@ -231,9 +285,23 @@ impl Block<'_> {
         looks.then(|| Mark::new(self.launch.tag, self.index, thread, pc))
     }
 
+    /// The entries of the race shadow for a range of an allocation, with their places.
+    #[inline(always)]
+    fn touched<'v>(
+        &self,
+        allocation: &'v Allocation,
+        offset: u64,
+        bytes: u64,
+    ) -> impl Iterator<Item = (u64, &'v Touched)> + use<'v> {
+        let shift = self.launch.program.global_shift;
+        let (first, last) = (offset >> shift, (offset + bytes - 1) >> shift);
+        let entries = &allocation.touched(shift)[first as usize..=last as usize];
+        (first..).map(move |granule| granule << shift).zip(entries)
+    }
+
     #[inline(always)]
     pub fn note_global_read(
-        &self,
+        &mut self,
         allocation: &Allocation,
         offset: u64,
         bytes: u64,
@@ -241,19 +309,16 @@ impl Block<'_> {
         pc: u32,
     ) -> Result<(), Fault> {
         let Some(mark) = self.mark(thread, pc) else { return Ok(()) };
-        let shift = self.launch.program.global_shift;
-        let first = (offset >> shift) as usize;
-        let last = ((offset + bytes - 1) >> shift) as usize;
-        for touched in &allocation.touched(shift)[first..=last] {
-            let write = Mark(touched.write.load(Relaxed));
+        for (at, touched) in self.touched(allocation, offset, bytes) {
+            exchange(&touched.read, |read| {
+                if !read.same_launch(mark) {
+                    return Some(mark);
+                }
+                (!read.same_block(mark) && !read.many()).then_some(Mark(read.0 | Mark::MANY))
+            });
+            let write = Mark(touched.write.load(SeqCst));
             if write.same_launch(mark) && !write.same_block(mark) {
-                return Err(self.global_race(mark, write, false, allocation, offset, bytes));
-            }
-            let read = Mark(touched.read.load(Relaxed));
-            if !read.same_launch(mark) {
-                touched.read.store(mark.0, Relaxed);
-            } else if !read.same_block(mark) && !read.many() {
-                touched.read.store(read.0 | Mark::MANY, Relaxed);
+                self.global_race((mark, Does::Load), (write, Does::writer(write)), allocation, at)?;
             }
         }
         Ok(())
@@ -261,7 +326,7 @@ impl Block<'_> {
 
     #[inline(always)]
     fn note_global_write(
-        &self,
+        &mut self,
         allocation: &Allocation,
         offset: u64,
         bytes: u64,
@@ -269,60 +334,91 @@ impl Block<'_> {
         pc: u32,
     ) -> Result<(), Fault> {
         let Some(mark) = self.mark(thread, pc) else { return Ok(()) };
-        let shift = self.launch.program.global_shift;
-        let first = (offset >> shift) as usize;
-        let last = ((offset + bytes - 1) >> shift) as usize;
-        for touched in &allocation.touched(shift)[first..=last] {
-            let write = Mark(touched.write.load(Relaxed));
-            if write.same_launch(mark) && !write.same_block(mark) {
-                return Err(self.global_race(mark, write, true, allocation, offset, bytes));
+        self.note_global_change(allocation, offset, bytes, mark, Does::Store)
+    }
+
+    #[inline(never)]
+    pub fn note_global_atomic(
+        &mut self,
+        allocation: &Allocation,
+        offset: u64,
+        bytes: u64,
+        thread: u32,
+        pc: u32,
+    ) -> Result<(), Fault> {
+        let Some(mark) = self.mark(thread, pc) else { return Ok(()) };
+        self.note_global_change(allocation, offset, bytes, mark.atomic(), Does::Atomic)
+    }
+
+    /// A write, or an atomic: `mark` says so too. A block's first write stays in the shadow, but gives way to a store if
+    /// it was an atomic. Kernels with atomics run their blocks in order, so of the blocks with an atomic the first is enough.
+    #[inline(always)]
+    fn note_global_change(
+        &mut self,
+        allocation: &Allocation,
+        offset: u64,
+        bytes: u64,
+        mark: Mark,
+        does: Does,
+    ) -> Result<(), Fault> {
+        let atomic = does == Does::Atomic;
+        for (at, touched) in self.touched(allocation, offset, bytes) {
+            let write = exchange(&touched.write, |write| {
+                let replaces =
+                    !write.same_launch(mark) || write.same_block(mark) && write.is_atomic() && !atomic;
+                replaces.then_some(mark)
+            });
+            let harmless = write.same_block(mark) || atomic && write.is_atomic();
+            if write.same_launch(mark) && !harmless {
+                self.global_race((mark, does), (write, Does::writer(write)), allocation, at)?;
             }
-            let read = Mark(touched.read.load(Relaxed));
+            let read = Mark(touched.read.load(SeqCst));
             if read.same_launch(mark) && (!read.same_block(mark) || read.many()) {
-                return Err(self.global_race(mark, read, true, allocation, offset, bytes));
+                self.global_race((mark, does), (read, Does::Load), allocation, at)?;
             }
-            touched.write.store(mark.0, Relaxed);
         }
         Ok(())
     }
 
-    /// A report as the block with the higher index makes it, whichever of the two came second.
+    /// Two blocks that race for the granule at `offset`. It is the later one's fault: if that is the other, this one goes on.
     #[cold]
     fn global_race(
-        &self,
-        mine: Mark,
-        theirs: Mark,
-        write: bool,
+        &mut self,
+        mine: (Mark, Does),
+        theirs: (Mark, Does),
         allocation: &Allocation,
         offset: u64,
-        bytes: u64,
-    ) -> Fault {
-        let what = if write { "a store" } else { "a load" };
-        let message = format!(
-            "{what} of {bytes} bytes at offset {offset} of an allocation of {} bytes, which another block accesses in the \
-             same launch",
-            allocation.size
-        );
-        let side = |mark: Mark| {
-            let pc = (mark.0 & (Mark::MANY - 1)) as u32;
-            let place = self.launch.place(pc);
-            Other {
-                block: self.launch.block_at(mark.block()),
-                thread: Some(self.launch.thread_at((mark.0 >> 20) as u32 & 0x3ff)),
-                ptx_line: Some(place.ptx_line),
-                source: self.launch.source(place),
-            }
-        };
-        let (later, earlier) = if theirs.block() > mine.block() { (theirs, mine) } else { (mine, theirs) };
-        let (later, earlier) = (side(later), side(earlier));
-        let mut report = self.report(ReportKind::GlobalRace, 0, None, message);
-        report.block = later.block;
-        report.thread = later.thread;
-        report.ptx_line = later.ptx_line;
-        report.source = later.source;
+    ) -> Result<(), Fault> {
+        let other = theirs.0.block();
         // Of several readers the shadow knows only the first: if that is this block, the other has no name.
-        report.other = (!theirs.same_block(mine)).then_some(earlier);
-        report
+        let unnamed = theirs.0.same_block(mine.0);
+        let first = other > self.index;
+        if first && self.later.as_ref().is_some_and(|(known, _)| *known <= other) {
+            return Ok(());
+        }
+        let ((later, did), (earlier, does)) = if first { (theirs, mine) } else { (mine, theirs) };
+        let whom = if unnamed {
+            "another block".to_owned()
+        } else {
+            format!("block {}", triple(self.launch.block_at(earlier.block())))
+        };
+        let message = format!(
+            "{} at offset {offset} of an allocation of {} bytes, where {whom} has {} in the same launch",
+            did.noun(),
+            allocation.size,
+            does.noun()
+        );
+        let mut report = self.report(ReportKind::GlobalRace, later.pc(), Some(later.thread()), message);
+        report.block = self.launch.block_at(later.block());
+        report.other = (!unnamed).then(|| Other {
+            block: self.launch.block_at(earlier.block()),
+            ..self.other(earlier.thread(), earlier.pc())
+        });
+        if first {
+            self.later = Some((other, report));
+            return Ok(());
+        }
+        Err(report)
     }
 
     #[inline(never)]

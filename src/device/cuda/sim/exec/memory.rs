@@ -564,6 +564,7 @@ impl Block<'_> {
                         warp.thread(lane),
                         pc,
                     )?;
+                    self.note_global_atomic(allocation, offset, bytes, warp.thread(lane), pc)?;
                     old[lane] = allocation.data.load(offset, atom.bytes);
                     let value = update(atom, old[lane], operand[lane], new[lane]);
                     allocation.data.store(offset, atom.bytes, value);

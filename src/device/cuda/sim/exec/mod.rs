@@ -14,6 +14,7 @@ use super::count::Tally;
 use super::memory::View;
 use super::program::{Place, Program};
 use super::report::{Other, Report, ReportKind, Source};
+use super::source::Sources;
 use registers::Registers;
 use shared::Shared;
 use warp::{Stop, Warp};
@@ -33,7 +34,7 @@ pub struct Launch<'a> {
     pub program: &'a Program,
     pub view: &'a View,
     pub constants: &'a [u8],
-    pub files: &'a std::collections::BTreeMap<u32, String>,
+    pub sources: &'a Sources,
     pub params: &'a [u8],
     pub grid: [u32; 3],
     pub block: [u32; 3],
@@ -69,9 +70,10 @@ impl Launch<'_> {
         place.unwrap_or_default()
     }
 
-    fn source(&self, place: Place) -> Option<Source> {
-        let file = self.files.get(&place.loc.file)?;
-        (place.loc.line != 0).then(|| Source { file: file.clone(), line: place.loc.line })
+    /// An instruction's line, and the calls through which it was inlined.
+    fn source(&self, place: Place) -> (Option<Source>, Vec<Source>) {
+        let mut chain = self.sources.chain(place.loc);
+        (chain.next(), chain.collect())
     }
 }
 
@@ -88,6 +90,8 @@ pub struct Block<'a> {
     /// A read of shared memory that nobody had written. It is reported at the next barrier, because until then somebody
     /// may write there, and then it is a race.
     unwritten: Option<Fault>,
+    /// A race with a block after this one, found here: the lowest such block, and its report.
+    pub later: Option<(u64, Fault)>,
     /// Warp instructions left.
     budget: u64,
     /// The tally's clock when the block began.
@@ -112,6 +116,7 @@ impl<'a> Block<'a> {
             warps: (0..warps as u32).map(|warp| Warp::new(warp, launch)).collect(),
             barriers: Default::default(),
             unwritten: None,
+            later: None,
             budget: 0,
             started: 0,
             hint: 0,
@@ -169,6 +174,7 @@ impl<'a> Block<'a> {
     /// A report about an instruction that a thread of this block runs.
     fn report(&self, kind: ReportKind, pc: u32, thread: Option<u32>, message: impl Into<String>) -> Fault {
         let place = self.launch.place(pc);
+        let (source, inlined) = self.launch.source(place);
         Box::new(Report {
             kind,
             kernel: Some(self.launch.program.name.clone()),
@@ -176,7 +182,8 @@ impl<'a> Block<'a> {
             thread: thread.map(|thread| self.launch.thread_at(thread)),
             other: None,
             ptx_line: Some(place.ptx_line),
-            source: self.launch.source(place),
+            source,
+            inlined,
             message: message.into(),
         })
     }
@@ -184,11 +191,13 @@ impl<'a> Block<'a> {
     /// The other party of a race, a thread of this block.
     fn other(&self, thread: u32, pc: u32) -> Other {
         let place = self.launch.place(pc);
+        let (source, inlined) = self.launch.source(place);
         Other {
             block: self.coordinates,
             thread: Some(self.launch.thread_at(thread)),
             ptx_line: Some(place.ptx_line),
-            source: self.launch.source(place),
+            source,
+            inlined,
         }
     }
 }

@@ -41,6 +41,8 @@ pub struct Module {
     /// `80` of `.target sm_80`.
     pub target: u32,
     pub files: BTreeMap<u32, String>,
+    /// Calls that the compiler inlined: see [`Loc::call`].
+    pub calls: Vec<Loc>,
     pub variables: Vec<Variable>,
     pub functions: Vec<Function>,
 }
@@ -91,6 +93,8 @@ pub struct Loc {
     pub file: u32,
     /// 0: unknown.
     pub line: u32,
+    /// The call in whose place the compiler put the function that this line is in: an index into [`Module::calls`].
+    pub call: Option<u32>,
 }
 
 #[derive(Clone, Debug)]

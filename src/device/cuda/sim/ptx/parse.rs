@@ -12,17 +12,20 @@ type Result<T> = std::result::Result<T, Error>;
 
 /// Reads a translation unit.
 pub fn parse(source: &str) -> Result<Module> {
-    let mut parser = Parser { tokens: lex(source)?, at: 0 };
+    let mut parser = Parser { tokens: lex(source)?, at: 0, calls: Vec::new() };
     let mut module = Module::default();
     while parser.peek() != Token::End {
         parser.item(&mut module)?;
     }
+    module.calls = parser.calls;
     Ok(module)
 }
 
 struct Parser<'a> {
     tokens: Vec<(Token<'a>, u32)>,
     at: usize,
+    /// [`Module::calls`], each once.
+    calls: Vec<Loc>,
 }
 
 /// The names that one `{ }` declares.
@@ -43,6 +46,8 @@ struct Builder {
     scopes: Vec<Scope>,
     scope: usize,
     loc: Loc,
+    /// What `.loc` said last of a file, line and column.
+    positions: HashMap<[u32; 3], Loc>,
     /// Scope of each instruction that still names labels by text: (statement, operand).
     pending: Vec<(usize, usize, usize)>,
 }
@@ -343,6 +348,7 @@ impl<'a> Parser<'a> {
             scopes: vec![Scope::default()],
             scope: 0,
             loc: Loc::default(),
+            positions: HashMap::new(),
             pending: Vec::new(),
         };
         // Parameters of the function are its first variables: results, then parameters.
@@ -437,7 +443,8 @@ impl<'a> Parser<'a> {
     fn loc(&mut self, builder: &mut Builder) -> Result<()> {
         let file = self.number()?;
         let line = self.number()?;
-        self.number::<u32>()?;
+        let column = self.number()?;
+        let mut call = None;
         while self.accept(b',') {
             match self.word()? {
                 "function_name" => {
@@ -447,18 +454,29 @@ impl<'a> Parser<'a> {
                     }
                 }
                 "inlined_at" => {
-                    for _ in 0..3 {
-                        self.number::<u32>()?;
-                    }
+                    let at: [u32; 3] = [self.number()?, self.number()?, self.number()?];
+                    // If the call was inlined itself, a `.loc` before this one says where.
+                    let unknown = Loc { file: at[0], line: at[1], call: None };
+                    call = Some(self.call(builder.positions.get(&at).copied().unwrap_or(unknown)));
                 }
                 other => return self.fail(format!("unknown `.loc` attribute `{other}`")),
             }
         }
         // Line 0 marks code that the compiler moved: the line before it is the better guess.
         if line != 0 {
-            builder.loc = Loc { file, line };
+            builder.loc = Loc { file, line, call };
+            builder.positions.insert([file, line, column], builder.loc);
         }
         Ok(())
+    }
+
+    /// The index of an inlined call.
+    fn call(&mut self, at: Loc) -> u32 {
+        let known = self.calls.iter().rposition(|&call| call == at).unwrap_or_else(|| {
+            self.calls.push(at);
+            self.calls.len() - 1
+        });
+        known as u32
     }
 
     fn label(&mut self, name: &str, builder: &mut Builder) -> Result<()> {
@@ -770,12 +788,39 @@ mod tests {
 
     #[test]
     fn places() {
-        let text = ".reg .b32 r;\n.loc 1 7 3\nmov.u32 r, 1;\n.loc 1 0 3\nmov.u32 r, 2;
-             .loc 2 9 1, function_name $L__info_string0, inlined_at 1 17 3\nmov.u32 r, 3;";
-        let body = body(text);
+        let body = body(
+            ".reg .b32 r;\n.loc 1 7 3\nmov.u32 r, 1;\n.loc 1 0 3\nmov.u32 r, 2;\n.loc 2 9 1\nmov.u32 r, 3;",
+        );
         let places: Vec<(u32, u32, u32)> =
             instructions(&body).iter().map(|i| (i.line, i.loc.file, i.loc.line)).collect();
         assert_eq!(places, [(6, 1, 7), (8, 1, 7), (10, 2, 9)]);
+    }
+
+    #[test]
+    fn inlined_calls() {
+        // f, called in lines 4 and 5, calls g in line 9.
+        let text = ".version 9.0 .target sm_80 .entry k() { .reg .b32 r;
+            .loc 1 4 2 .loc 2 9 1, function_name $f, inlined_at 1 4 2 .loc 2 20 1, function_name $g+8, inlined_at 2 9 1
+            mov.u32 r, 1; .loc 2 9 1, function_name $f, inlined_at 1 5 2 mov.u32 r, 2;
+            .loc 2 20 1, function_name $g+8, inlined_at 2 9 1 mov.u32 r, 3; .loc 1 6 2 mov.u32 r, 4; }";
+        let mut module = parse(text).unwrap();
+        let body = module.functions.remove(0).body.unwrap();
+        let chain = |loc: Loc| {
+            std::iter::successors(Some(loc), |loc| loc.call.map(|call| module.calls[call as usize]))
+                .map(|loc| (loc.file, loc.line))
+                .collect::<Vec<_>>()
+        };
+        let chains: Vec<Vec<(u32, u32)>> = instructions(&body).iter().map(|i| chain(i.loc)).collect();
+        assert_eq!(
+            chains,
+            [
+                vec![(2, 20), (2, 9), (1, 4)],
+                vec![(2, 9), (1, 5)],
+                vec![(2, 20), (2, 9), (1, 5)],
+                vec![(1, 6)]
+            ]
+        );
+        assert_eq!(module.calls.len(), 4);
     }
 
     #[test]

@@ -30,6 +30,20 @@ fn off_by_one() {
 }
 
 #[test]
+fn a_fault_in_an_inlined_function() {
+    let text = module(
+        ".file 2 \"header.cuh\"",
+        ".loc 1 20 3\n.loc 2 5 3, function_name $f, inlined_at 1 20 3\n.loc 2 7 3, function_name $g, inlined_at 2 5 3
+         ld.global.u32 %r1, [%rd1+4];",
+    );
+    let run = Run::new(&text, &[0], 4, 1, 1);
+    let report = run.report();
+    let text = "at header.cuh:7 (PTX line 14)\n  inlined at header.cuh:5\n  inlined at kernels/test.cu:20";
+    assert!(report.to_string().contains(text), "{report}");
+    assert_eq!(report.inlined.len(), 2);
+}
+
+#[test]
 fn a_store_past_the_end() {
     let text = module("", "mul.wide.u32 %rd3, %r0, 4; add.s64 %rd3, %rd3, %rd2; st.global.u32 [%rd3], %r0;");
     let run = Run::new(&text, &[0], 60, 1, 32);
@@ -81,7 +95,12 @@ fn uninitialised_global_memory() {
 
 #[test]
 fn uninitialised_shared_and_local_memory() {
-    shared("ld.shared.u32 %r1, [%r6];", 32).expect(ReportKind::Uninitialised, line(1));
+    let asks = |run: Run| {
+        run.expect(ReportKind::Uninitialised, line(1)).message.ends_with("yet: is a barrier missing?")
+    };
+    assert!(!asks(shared("ld.shared.u32 %r1, [%r6];", 32)));
+    // The second warp could have written, but has not come to it.
+    assert!(asks(shared("ld.shared.u32 %r1, [%r6];", 64)));
     let text = module(
         "",
         ".local .align 4 .b8 l[16]; st.local.u32 [l], 1; ld.local.u32 %r1, [l];\nld.local.u32 %r1, [l+4];",
@@ -267,6 +286,59 @@ fn races_between_blocks() {
         race("red.global.add.u32 [%rd1], 1;", threads).result.unwrap();
         race("ld.global.u32 %r2, [%rd1];", threads).result.unwrap();
     }
+}
+
+#[test]
+fn atomics_race_with_plain_accesses_of_other_blocks() {
+    // Block 0 does the one, the others the other.
+    let race = |first: &str, then: &str| {
+        let body = format!(
+            "mov.u32 %r1, %ctaid.x; setp.ne.u32 %p1, %r1, 0;\n@%p1 bra THEN; {first} bra END;\nTHEN: {then}\nEND:"
+        );
+        Run::new(&module("", &body), &[0; 8], 4, 3, 1)
+    };
+    let (atomic, store, load) =
+        ("red.global.add.u32 [%rd1], 1;", "st.global.u32 [%rd1], 5;", "ld.global.u32 %r2, [%rd1];");
+    for (first, then, message) in [
+        (
+            atomic,
+            store,
+            "a store at offset 0 of an allocation of 32 bytes, where block (0, 0, 0) has an atomic",
+        ),
+        (
+            store,
+            atomic,
+            "an atomic at offset 0 of an allocation of 32 bytes, where block (0, 0, 0) has a store",
+        ),
+        (
+            load,
+            atomic,
+            "an atomic at offset 0 of an allocation of 32 bytes, where block (0, 0, 0) has a load",
+        ),
+        (
+            atomic,
+            load,
+            "a load at offset 0 of an allocation of 32 bytes, where block (0, 0, 0) has an atomic",
+        ),
+    ] {
+        let run = race(first, then);
+        let report = run.expect(ReportKind::GlobalRace, BODY + 2);
+        let other = report.other.as_ref().unwrap();
+        assert_eq!(
+            (report.block, other.block, other.ptx_line),
+            ([1, 0, 0], [0; 3], Some(BODY + 1)),
+            "{report}"
+        );
+        assert!(report.message.starts_with(message), "{report}");
+        // An atomic of the block's own hides nothing.
+        for first in [format!("{first} {atomic}"), format!("{atomic} {first}")] {
+            race(&first, then).expect(ReportKind::GlobalRace, BODY + 2);
+        }
+    }
+    race(atomic, atomic).result.unwrap();
+    // Each block stores to a word of its own besides.
+    let own = "mul.wide.u32 %rd3, %r1, 4; add.s64 %rd3, %rd3, %rd1; st.global.u32 [%rd3+4], 5;";
+    race(&format!("{atomic} {own}"), &format!("{own} {atomic}")).result.unwrap();
 }
 
 #[test]

@@ -104,4 +104,16 @@ fn source_lines() {
     let lines = &run.counters().lines;
     assert_eq!(lines[&("kernels/test.cu".to_owned(), 20)], Count { warps: 2, lanes: 64 });
     assert_eq!(lines[&("kernels/test.cu".to_owned(), 21)], Count { warps: 1, lanes: 32 });
+    // Two instructions of a header count where the kernel calls it, one of the kernel's own file where it is.
+    let text = module(
+        ".file 2 \"header.cuh\"",
+        ".loc 1 20 3\n.loc 2 5 3, function_name $f, inlined_at 1 20 3\nadd.u32 %r1, %r0, 1;
+         .loc 2 7 3, function_name $g, inlined_at 2 5 3\nadd.u32 %r2, %r0, 1;
+         .loc 1 3 3, function_name $h, inlined_at 1 20 3\nadd.u32 %r2, %r0, 1;\n.loc 1 21 3",
+    );
+    let run = Run::new(&text, &[0], 4, 1, 32);
+    let lines = &run.counters().lines;
+    assert!(lines.keys().all(|(file, _)| file == "kernels/test.cu"), "{lines:?}");
+    assert_eq!(lines[&("kernels/test.cu".to_owned(), 20)], Count { warps: 2, lanes: 64 });
+    assert_eq!(lines[&("kernels/test.cu".to_owned(), 3)], Count { warps: 1, lanes: 32 });
 }
