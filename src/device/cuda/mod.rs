@@ -41,7 +41,7 @@ use crate::{Error, Result};
 /// [reports](sim::Report) as data.
 ///
 /// # Errors
-/// [`Error::NoDevice`](crate::Error::NoDevice) without NVRTC, [`Error::Kernel`](crate::Error::Kernel) with the
+/// [`Error::NoDevice`] without NVRTC, [`Error::Kernel`] with the
 /// compiler's log.
 #[cfg(feature = "cuda-sim")]
 pub fn compile_ptx(kernel: &Kernel) -> Result<String> {
