@@ -65,6 +65,7 @@ impl Plan {
         }
         let (warps, rows, tile, keep_q) = match d {
             // The bits of dropout take the registers of the second row.
+            97..=128 if dropout && capability >= (12, 0) => (4, 1, 32, true),
             ..=128 if dropout => (4, 1, 64, true),
             ..=64 => (4, 2, 64, false),
             // Three registers too many there.

@@ -210,7 +210,8 @@ fn candidates(capability: (u32, u32), dtype: DType, gather: bool, m: usize) -> &
             _ => MMA_100_KIB,
         },
         DType::F16 => MMA_SM_75,
-        _ if gather => &SIMT[1..],
+        // On sm_120 the sums of the largest do not fit beside two blocks' registers.
+        _ if gather || capability >= (12, 0) => &SIMT[1..],
         _ => SIMT,
     }
 }
