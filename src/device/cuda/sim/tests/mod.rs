@@ -5,7 +5,6 @@ mod control;
 mod counters;
 mod real;
 mod semantics;
-mod speed;
 
 use super::{Counters, Error, Options, Report, ReportKind, Simulator};
 

@@ -10,7 +10,6 @@ mod float;
 mod half;
 mod int;
 mod mma;
-mod speed;
 
 use std::cmp::Ordering;
 
