@@ -3,7 +3,7 @@
 
 use std::io::Write;
 
-use tilewright::{AttentionOptions, DType, Device};
+use tilewright::{AttentionOptions, DType};
 
 use crate::cases::{self, Case};
 use crate::harness::{cuda_devices, normal};
@@ -52,7 +52,7 @@ fn counters() {
         q.attention(&k, &v, &causal).unwrap();
         device.synchronize().unwrap();
         #[cfg(feature = "cuda-sim")]
-        if let Device::Cuda(cuda) = device
+        if let tilewright::Device::Cuda(cuda) = device
             && let Some(simulator) = cuda.simulator()
         {
             simulator.launches().iter().for_each(|counters| println!("{counters}"));
