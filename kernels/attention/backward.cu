@@ -293,8 +293,8 @@ backward(const T* __restrict__ q, const T* __restrict__ k, const T* __restrict__
             }
         }
         __syncwarp();
-        store_rows<16 * ROWS>(to + rows_out.start(task.b, task.own_head) + (u64)warp_row * rows_out.position,
-                              rows_out.position, (i32)(task.rows - warp_row), staged, own_row);
+        store_rows<16 * ROWS>(to + rows_out.start(task.b, task.own_head) + (u64)task.row * rows_out.position,
+                              rows_out.position, task.rows - task.row, staged, own_row);
     };
     store(0, dx, sums_a, p.scale);
     if constexpr (OWN_KEYS) {

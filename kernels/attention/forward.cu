@@ -307,6 +307,5 @@ forward(const T* __restrict__ q, const T* __restrict__ k, const T* __restrict__ 
         }
     }
     __syncwarp();
-    store_rows<16 * ROWS>(o + p.o.start(b, h) + (u64)(i0 + warp_row) * p.o.position, p.o.position,
-                          (i32)(p.Tq - i0 - warp_row), shared, warp_row);
+    store_rows<16 * ROWS>(o + p.o.start(b, h) + (u64)i0 * p.o.position, p.o.position, p.Tq - i0, shared, warp_row);
 }

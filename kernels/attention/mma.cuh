@@ -23,14 +23,15 @@ template <u32 COUNT> inline void fetch(u32 to, const T* from, u32 stride, i32 th
     }
 }
 
-// A warp writes COUNT rows that lie in shared memory from row `first` on, of which `there` are there, 16 bytes a lane.
+// A warp writes COUNT of a block's rows, from row `first` on, that lie in shared memory, 16 bytes a lane. The block's
+// first row goes to `to`, and `there` of its rows are there.
 template <u32 COUNT>
-inline void store_rows(T* to, u32 stride, i32 there, const unsigned char* from, u32 first) {
+inline void store_rows(T* to, u32 stride, u32 there, const unsigned char* from, u32 first) {
 #pragma unroll 4
     for (u32 id = threadIdx.x % WARP_SIZE; id < COUNT * CHUNKS; id += WARP_SIZE) {
-        const u32 row = id / CHUNKS, chunk = id % CHUNKS;
-        if ((i32)row < there && chunk < D / 8) {
-            const uint4 line = *reinterpret_cast<const uint4*>(from + Line::place(first + row, chunk));
+        const u32 row = first + id / CHUNKS, chunk = id % CHUNKS;
+        if (row < there && chunk < D / 8) {
+            const uint4 line = *reinterpret_cast<const uint4*>(from + Line::place(row, chunk));
             store16(to + (u64)row * stride + chunk * 8, line.x, line.y, line.z, line.w);
         }
     }
