@@ -3,7 +3,7 @@
 
 use std::io::Write;
 
-use tilewright::{AttentionOptions, DType};
+use tilewright::{AttentionOptions, DType, Var};
 
 use crate::cases::{self, Case};
 use crate::harness::{cuda_devices, normal};
@@ -45,11 +45,11 @@ fn counters() {
             |shape: &[usize], dtype| normal(1, shape).to_dtype(dtype).unwrap().to_device(device).unwrap();
         let (x, w) = (random(&[512, 768], DType::F32), random(&[768], DType::F32));
         let [a, b] = [0, 1].map(|_| random(&[512, 512], DType::BF16));
-        let [q, k, v] = [0, 1, 2].map(|_| random(&[1, 4, 512, 64], DType::BF16));
+        let [q, k, v] = [0, 1, 2].map(|_| Var::new(&random(&[1, 4, 512, 64], DType::BF16)).unwrap());
         let causal = AttentionOptions { causal: true, ..Default::default() };
         x.layer_norm(&w, Some(&w), 1e-5).unwrap();
         a.matmul(&b).unwrap();
-        q.attention(&k, &v, &causal).unwrap();
+        q.attention(&k, &v, &causal).unwrap().sum_all().unwrap().backward().unwrap();
         device.synchronize().unwrap();
         #[cfg(feature = "cuda-sim")]
         if let tilewright::Device::Cuda(cuda) = device
