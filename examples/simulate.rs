@@ -5,7 +5,7 @@
 
 use std::error::Error;
 
-use tilewright::device::cuda::sim::{Counters, Function, Limits, Options, Simulator};
+use tilewright::device::cuda::sim::{Architecture, Counters, Function, Options, Simulator};
 use tilewright::device::cuda::{Kernel, compile_ptx};
 
 /// y[c][r] = x[r][c], in tiles of 32 x 32 that pass through shared memory, so that both sides of global memory are
@@ -95,7 +95,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     row("wavefronts of shared memory", &|c| c.shared.moved.to_string());
     row("  of the fewest", &|c| format!("{:.2}", ratio(c.shared.moved, c.shared.fewest)));
     // Registers are the compiler's for the GPU: 26 is what ptxas says for this kernel on sm_80.
-    let limits = Limits::of((8, 0)).expect("compute capability 8.0 is known");
+    let limits = Architecture::Sm80.limits();
     row("warps a multiprocessor, of 64", &|c| c.occupancy(&limits, 26).warps.to_string());
     Ok(())
 }

@@ -44,9 +44,13 @@ pub struct MemoryStats {
 }
 
 impl Device {
-    /// The best device of this machine: a real GPU through wgpu, else the CPU. A software Vulkan
-    /// adapter is never chosen here; ask for it with [`Device::wgpu`].
+    /// The best device of this machine: an NVIDIA GPU through CUDA, else a real GPU through wgpu, else the CPU. A
+    /// software Vulkan adapter is never chosen here; ask for it with [`Device::wgpu`].
     pub fn best() -> Device {
+        #[cfg(feature = "cuda")]
+        if let Ok(device) = Device::cuda(0) {
+            return device;
+        }
         #[cfg(feature = "wgpu")]
         if let Ok(device) = Device::wgpu("") {
             return device;

@@ -3,7 +3,7 @@
 use tilewright::DType;
 use tilewright::device::cuda::Kernel;
 use tilewright::device::cuda::sim::{
-    Count, Counters, Kind, Limit, Limits, Options, Simulator, TensorCount, Traffic,
+    Architecture, Count, Counters, Kind, Limit, Options, Simulator, TensorCount, Traffic,
 };
 
 use crate::bench::{Bench, PTX};
@@ -315,12 +315,12 @@ fn kept_counters() {
 /// 16384, shared memory in units of 128 bytes with 1 KiB more for each block.
 type Occupied = (u32, u32, u32, u32, u32, Limit);
 
-fn check_occupancy(capability: (u32, u32), of_warps: u32, cases: &[Occupied]) {
-    let limits = Limits::of(capability).unwrap();
+fn check_occupancy(architecture: Architecture, of_warps: u32, cases: &[Occupied]) {
+    let limits = architecture.limits();
     for &(threads, registers, shared, blocks, warps, limit) in cases {
         let occupancy = limits.occupancy(threads, registers, shared);
         let counted = (occupancy.blocks, occupancy.warps, occupancy.of_warps, occupancy.limit);
-        let case = format!("{capability:?}: {threads} threads, {registers} registers, {shared} bytes");
+        let case = format!("{architecture:?}: {threads} threads, {registers} registers, {shared} bytes");
         assert_eq!(counted, (blocks, warps, of_warps, limit), "{case}");
     }
 }
@@ -329,7 +329,7 @@ fn check_occupancy(capability: (u32, u32), of_warps: u32, cases: &[Occupied]) {
 fn occupancy_of_8_0() {
     let kib = 1024;
     check_occupancy(
-        (8, 0),
+        Architecture::Sm80,
         64,
         &[
             (256, 32, 0, 8, 64, Limit::Warps),
@@ -356,7 +356,7 @@ fn occupancy_of_8_0() {
 fn occupancy_of_8_6() {
     let kib = 1024;
     check_occupancy(
-        (8, 6),
+        Architecture::Sm86,
         48,
         &[
             (256, 32, 0, 6, 48, Limit::Warps),
@@ -375,7 +375,7 @@ fn occupancy_of_8_6() {
 fn occupancy_of_9_0() {
     let kib = 1024;
     check_occupancy(
-        (9, 0),
+        Architecture::Sm90,
         64,
         &[
             (256, 32, 0, 8, 64, Limit::Warps),
@@ -405,7 +405,6 @@ fn occupancy_of_a_launch() {
     let y = bench.output::<u32>(128);
     let counters = bench.launch(ONE, [128, 1, 1], &[y]).unwrap();
     assert_eq!(counters.shape.shared_bytes, 40 * 1024);
-    let occupancy = counters.occupancy(&Limits::of((8, 0)).unwrap(), 32);
+    let occupancy = counters.occupancy(&Architecture::Sm80.limits(), 32);
     assert_eq!((occupancy.blocks, occupancy.limit), (4, Limit::Shared));
-    assert_eq!(Limits::of((3, 5)), None);
 }

@@ -1,7 +1,7 @@
 //! The same inputs twice give the same bits, on every device.
 
 use tilewright::autograd::backward;
-use tilewright::{AttentionOptions, DType, Device, Error, Result, Tensor, Var};
+use tilewright::{AttentionOptions, DType, Device, Result, Tensor, Var};
 
 use crate::harness::{bits, every_device, normal, place, seeded};
 
@@ -64,11 +64,7 @@ fn the_same_bits_run_after_run() {
     ];
     for device in every_device() {
         for (name, shapes, f) in &cases {
-            let first = match run(device, shapes, f) {
-                // The one op that CUDA does not have yet.
-                Err(Error::NotSupported { op: "attention_backward", .. }) => continue,
-                first => first.unwrap_or_else(|e| panic!("{name} on {device}: {e}")),
-            };
+            let first = run(device, shapes, f).unwrap_or_else(|e| panic!("{name} on {device}: {e}"));
             for _ in 0..3 {
                 assert_eq!(run(device, shapes, f).unwrap(), first, "{name} on {device}");
             }

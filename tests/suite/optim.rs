@@ -325,11 +325,7 @@ fn training_agrees_between_devices_and_runs() {
             expected.iter().copied().enumerate().filter(|(i, _)| i % 3 < 2).map(|(_, x)| x).collect();
         assert!(losses[0] > 3.0 && losses[losses.len() - 1] < losses[0] - 0.3, "{losses:?}");
         for device in every_device() {
-            let found = match train(device, dropout) {
-                // The one op that CUDA does not have yet.
-                Err(Error::NotSupported { op: "attention_backward", .. }) => continue,
-                found => found.unwrap_or_else(|e| panic!("{}: {e}", label(device))),
-            };
+            let found = train(device, dropout).unwrap_or_else(|e| panic!("{}: {e}", label(device)));
             let error = difference(&found, &expected);
             assert!(error < 2e-5, "{}: {error:.1e}\n{found:?}\n{expected:?}", label(device));
             assert_eq!(train(device, dropout).unwrap(), found, "{}", label(device));

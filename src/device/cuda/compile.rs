@@ -240,7 +240,7 @@ unsafe fn cubin(program: sys::nvrtcProgram) -> Result<Vec<u8>, result::NvrtcErro
     }
 }
 
-fn cache_folder() -> Option<PathBuf> {
+pub(super) fn cache_folder() -> Option<PathBuf> {
     match std::env::var_os(CACHE) {
         Some(folder) if folder.is_empty() => None,
         Some(folder) => Some(folder.into()),
@@ -249,7 +249,7 @@ fn cache_folder() -> Option<PathBuf> {
 }
 
 /// The name of the entry for this text compiled in this way.
-fn key(text: &str, options: &[String], version: (i32, i32)) -> String {
+pub(super) fn key(text: &str, options: &[String], version: (i32, i32)) -> String {
     let mut hash = Sha256::new();
     hash.update(text);
     for option in options {
@@ -261,14 +261,14 @@ fn key(text: &str, options: &[String], version: (i32, i32)) -> String {
 }
 
 /// An entry, if it is there and whole.
-fn load(entry: &Path) -> Option<Vec<u8>> {
+pub(super) fn load(entry: &Path) -> Option<Vec<u8>> {
     let bytes = std::fs::read(entry).ok()?;
     let (hash, image) = bytes.split_at_checked(32)?;
     (hash == Sha256::digest(image).as_slice()).then(|| image.to_vec())
 }
 
 /// Writes an entry so that it is there as a whole or not at all, whatever happens meanwhile.
-fn store(entry: &Path, image: &[u8]) -> std::io::Result<()> {
+pub(super) fn store(entry: &Path, image: &[u8]) -> std::io::Result<()> {
     let folder = entry.parent().expect("an entry lies in the cache's folder");
     std::fs::create_dir_all(folder)?;
     let mut file = tempfile::NamedTempFile::new_in(folder)?;

@@ -18,7 +18,7 @@ mod simulated;
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use bytemuck::NoUninit;
 use parking_lot::Mutex;
@@ -34,7 +34,7 @@ use crate::device::MemoryStats;
 use crate::random::Stream;
 use crate::{Error, Result};
 
-/// The PTX of `kernel`, compiled as for a simulated device: what [`sim::Simulator::load`] takes.
+/// The PTX of `kernel`, compiled for the [architecture](sim::Architecture) that is simulated by default: what [`sim::Simulator::load`] takes.
 ///
 /// [`CudaDevice::launch`] does this by itself. The way by hand, through a [`sim::Simulator`], gives more: blocks
 /// of several dimensions, parameters of any types, the [counters](sim::Counters) of each launch and
@@ -45,12 +45,18 @@ use crate::{Error, Result};
 /// compiler's log.
 #[cfg(feature = "cuda-sim")]
 pub fn compile_ptx(kernel: &Kernel) -> Result<String> {
-    let device = simulated::properties(1);
+    let device = simulated::properties(sim::Architecture::default(), 1);
     let image = compile::image(kernel, &device)?;
     let refuse =
         |fault| Error::Kernel { kernel: kernel.name, device: device.name, reason: format!("{fault:?}") };
     simulated::ptx(&image).map(str::to_owned).map_err(refuse)
 }
+
+/// The oldest compute capability that the kernels are for, and that NVRTC 13 compiles for.
+const OLDEST: (u32, u32) = (7, 5);
+
+/// The compute capability from which on tensor cores multiply f32 rounded to TF32.
+pub(crate) const TF32_SINCE: (u32, u32) = (8, 0);
 
 /// A CUDA device: a GPU, or the simulator of one.
 ///
@@ -64,6 +70,8 @@ struct Inner {
     functions: Mutex<HashMap<Kernel, Function>>,
     /// The random numbers of this device, see `Device::set_seed`.
     generator: Mutex<Stream>,
+    /// See [`CudaDevice::set_allow_tf32`].
+    tf32: AtomicBool,
     in_use: AtomicU64,
     peak: AtomicU64,
     #[cfg(feature = "cuda-sim")]
@@ -76,6 +84,7 @@ impl Inner {
             driver: Box::new(driver),
             functions: Mutex::default(),
             generator: Mutex::new(Stream { seed: 0, offset: 0 }),
+            tf32: AtomicBool::new(false),
             in_use: AtomicU64::new(0),
             peak: AtomicU64::new(0),
             #[cfg(feature = "cuda-sim")]
@@ -114,6 +123,12 @@ impl CudaDevice {
     /// [`Error::NoDevice`], which says what to install, without a driver, NVRTC or such a device.
     pub fn new(ordinal: usize) -> Result<Self> {
         let hardware = Hardware::new(ordinal)?;
+        let Properties { name, compute_capability: (major, minor), .. } = hardware.properties();
+        if (*major, *minor) < OLDEST {
+            let reason =
+                format!("its compute capability is {major}.{minor}; 7.5 (Turing) is the oldest that will do");
+            return Err(Error::NoDevice { requested: name.clone(), reason });
+        }
         compile::Nvrtc::find(&hardware.properties().name)?;
         Ok(CudaDevice(Arc::new(Inner::over(hardware))))
     }
@@ -153,6 +168,27 @@ impl CudaDevice {
     /// Bytes of shared memory that one block may use.
     pub fn shared_per_block(&self) -> u32 {
         self.properties().shared_per_block
+    }
+
+    /// Whether products of f32 matrices may round their operands to TF32, 10 bits of mantissa, so that the tensor cores
+    /// multiply them: several times faster, with errors of 2^-11 an operand instead of 2^-24. Sums stay f32. Off at
+    /// first; attention is always in full precision.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] below compute capability 8.0, whose tensor cores do not have it.
+    pub fn set_allow_tf32(&self, allow: bool) -> Result<()> {
+        let (major, minor) = self.compute_capability();
+        if allow && (major, minor) < TF32_SINCE {
+            let reason = format!("needs compute capability 8.0, and {self} has {major}.{minor}");
+            return Err(Error::argument("set_allow_tf32", "allow", reason));
+        }
+        self.0.tf32.store(allow, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// See [`CudaDevice::set_allow_tf32`].
+    pub fn allows_tf32(&self) -> bool {
+        self.0.tf32.load(Ordering::Relaxed)
     }
 
     /// Memory for `bytes` bytes; its contents are unspecified.

@@ -1,23 +1,20 @@
 //! What every kernel becomes on the architectures that there are: registers, spills, shared memory, resident blocks
 //! and instructions, held against kernels/resources.txt. It takes the compiler, and no GPU.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::fmt::Write as _;
 use std::process::Command;
 
 use rayon::prelude::*;
 
-use super::compile::{Nvrtc, Target, source};
+use super::compile::{Nvrtc, Target, cache_folder, key, load, source, store};
 use super::driver::Image;
-use super::sim::Limits;
+use super::sim::Architecture;
 use super::{Grid, Kernel};
 use crate::ops;
 
-/// Turing, Ampere (data centre, consumer), Ada, Hopper, Blackwell (consumer).
-const ARCHITECTURES: [(u32, u32); 6] = [(7, 5), (8, 0), (8, 6), (8, 9), (9, 0), (12, 0)];
-
-/// Those of them whose machine code is read: the two of the fast paths. Spills and stack are ptxas's to tell of all.
-const DISASSEMBLED: [(u32, u32); 2] = [(8, 0), (9, 0)];
+/// Those whose machine code is read: the two of the fast paths. Spills and stack are ptxas's to tell of all.
+const DISASSEMBLED: [Architecture; 2] = [Architecture::Sm80, Architecture::Sm90];
 
 /// The compiler and disassembler whose choices the table holds.
 const NVRTC: (i32, i32) = (13, 0);
@@ -38,15 +35,38 @@ pub(crate) struct Launched {
     pub tensor_cores: bool,
     /// It loads 16 bytes at once.
     pub wide: bool,
+    /// It may use local memory.
+    pub local: bool,
 }
 
-/// All that the crate can launch on a device of this compute capability.
-fn launched(capability: (u32, u32)) -> Vec<Launched> {
-    let mut all = ops::copy::cuda::launched();
-    all.extend(ops::norm::cuda::launched());
-    all.extend(ops::matmul::cuda::launched(capability));
-    all.extend(ops::attention::cuda::launched(capability));
-    all
+impl Launched {
+    /// One that leaves the tensor cores alone, of so many threads a block; `wide` if it loads 16 bytes at once.
+    pub fn plain(kernel: Kernel, threads: u32, wide: bool) -> Launched {
+        let grid = Grid { blocks: [1; 3], threads, shared: 0 };
+        Launched { kernel, grid, tensor_cores: false, wide, local: false }
+    }
+}
+
+/// All that the crate can launch on a device of this architecture.
+fn launched(architecture: Architecture) -> Vec<Launched> {
+    let lists = [
+        ops::attention::cuda::launched(architecture),
+        ops::binary::cuda::launched(),
+        ops::copy::cuda::launched(),
+        ops::cross_entropy::cuda::launched(),
+        ops::dropout::cuda::launched(),
+        ops::gather::cuda::launched(),
+        ops::matmul::cuda::launched(architecture),
+        ops::norm::cuda::launched(),
+        ops::reduce::cuda::launched(),
+        ops::rotary::cuda::launched(),
+        ops::select::cuda::launched(),
+        ops::softmax::cuda::launched(),
+        ops::unary::cuda::launched(),
+    ];
+    // Plans may share kernels.
+    let mut seen = HashSet::new();
+    lists.into_iter().flatten().filter(|launched| seen.insert(launched.kernel.clone())).collect()
 }
 
 /// What ptxas and the disassembler say.
@@ -59,11 +79,31 @@ struct Compiled {
     code: String,
 }
 
-fn compile(nvrtc: &Nvrtc, kernel: &Kernel, compute_capability: (u32, u32)) -> Result<Compiled, String> {
-    let target = Target { compute_capability, image: Image::Cubin };
+/// What ptxas says, and the machine code where it is read. Kept on disk as compiled kernels are: all of them together take
+/// minutes.
+fn report(nvrtc: &Nvrtc, kernel: &Kernel, architecture: Architecture) -> Result<(String, String), String> {
+    const BETWEEN: &str = "\0";
+    let target = Target { compute_capability: architecture.compute_capability(), image: Image::Cubin };
     let mut options = target.options();
     options.push("--ptxas-options=-v".into());
-    let (cubin, log) = nvrtc.compile(kernel.name(), &source(kernel)?, &options, Image::Cubin)?;
+    let text = source(kernel)?;
+    let entry = cache_folder().map(|folder| folder.join(key(&text, &options, nvrtc.version())));
+    let kept = entry.as_deref().and_then(load).and_then(|bytes| String::from_utf8(bytes).ok());
+    if let Some((log, code)) = kept.as_deref().and_then(|text| text.split_once(BETWEEN)) {
+        return Ok((log.into(), code.into()));
+    }
+    let (cubin, log) = nvrtc.compile(kernel.name(), &text, &options, Image::Cubin)?;
+    let read = DISASSEMBLED.contains(&architecture);
+    let code = if read { disassemble(&cubin, kernel.entry)? } else { String::new() };
+    if let Some(entry) = entry {
+        // A full disk costs time, nothing else.
+        let _ = store(&entry, [&log, BETWEEN, &code].concat().as_bytes());
+    }
+    Ok((log, code))
+}
+
+fn compile(nvrtc: &Nvrtc, kernel: &Kernel, architecture: Architecture) -> Result<Compiled, String> {
+    let (log, code) = report(nvrtc, kernel, architecture)?;
     // A source may have several entry points; ptxas reports on each in turn.
     let start = format!("Compiling entry function '{}'", kernel.entry);
     let report = log.split_once(&start).ok_or_else(|| format!("no report on `{}`: {log}", kernel.entry))?.1;
@@ -80,11 +120,6 @@ fn compile(nvrtc: &Nvrtc, kernel: &Kernel, compute_capability: (u32, u32)) -> Re
     if registers == 0 {
         return Err(format!("no registers in the report on `{}`: {log}", kernel.entry));
     }
-    let code = if DISASSEMBLED.contains(&compute_capability) {
-        disassemble(&cubin, kernel.entry)?
-    } else {
-        String::new()
-    };
     Ok(Compiled { registers, shared: number(" bytes smem"), local, code })
 }
 
@@ -105,7 +140,7 @@ fn faults(launched: &Launched, compiled: &Compiled) -> Vec<String> {
     let code = compiled.code.as_str();
     let has = |instruction: &str| code.contains(instruction);
     let mut faults = Vec::new();
-    if compiled.local > 0 || has("LDL") || has("STL") {
+    if !launched.local && (compiled.local > 0 || has("LDL") || has("STL")) {
         faults.push(format!("{} bytes of stack and spills, or local memory in its code", compiled.local));
     }
     if code.is_empty() {
@@ -131,16 +166,16 @@ struct Line {
 impl Line {
     const START: &str = "resources: ";
 
-    fn of(nvrtc: &Nvrtc, launched: &Launched, capability: (u32, u32)) -> Line {
+    fn of(nvrtc: &Nvrtc, launched: &Launched, architecture: Architecture) -> Line {
         let name = launched.kernel.to_string();
-        let cell = compile(nvrtc, &launched.kernel, capability).and_then(|compiled| {
+        let cell = compile(nvrtc, &launched.kernel, architecture).and_then(|compiled| {
             let wrong = faults(launched, &compiled);
             if !wrong.is_empty() {
                 return Err(wrong.join(", "));
             }
-            let limits = Limits::of(capability).ok_or("an unknown architecture")?;
             let Grid { threads, shared, .. } = launched.grid;
-            let occupancy = limits.occupancy(threads, compiled.registers, compiled.shared + shared);
+            let occupancy =
+                architecture.limits().occupancy(threads, compiled.registers, compiled.shared + shared);
             let cell = format!("{}/{}", compiled.registers, occupancy.blocks);
             let memory = format!("{}+{shared}", compiled.shared);
             if occupancy.blocks > 0 {
@@ -170,7 +205,7 @@ impl Line {
     }
 }
 
-/// The environment variable by which a child process is told its architecture's place in [`ARCHITECTURES`].
+/// The environment variable by which a child process is told its architecture's place in [`Architecture::ALL`].
 const CHILD: &str = "TILEWRIGHT_RESOURCES_OF";
 
 /// A child's part: NVRTC compiles one kernel at a time in a process, so that each architecture gets one.
@@ -179,8 +214,9 @@ const CHILD: &str = "TILEWRIGHT_RESOURCES_OF";
 fn of_one_architecture() {
     let place: usize = std::env::var(CHILD).expect("the parent names it").parse().expect("a number");
     let nvrtc = Nvrtc::find("the tests").expect("the parent has found it");
-    for launched in launched(ARCHITECTURES[place]) {
-        Line::of(&nvrtc, &launched, ARCHITECTURES[place]).print();
+    let architecture = Architecture::ALL[place];
+    for launched in launched(architecture) {
+        Line::of(&nvrtc, &launched, architecture).print();
     }
 }
 
@@ -203,35 +239,36 @@ fn resources() {
     }
 
     let program = std::env::current_exe().expect("this program has a path");
-    let lines: Vec<Vec<Line>> = (0..ARCHITECTURES.len())
-        .into_par_iter()
-        .with_max_len(1)
-        .map(|place| {
-            let child = concat!(module_path!(), "::of_one_architecture");
-            let child = child.split_once("::").expect("the crate comes first").1;
-            let output = Command::new(&program)
-                .args(["--ignored", "--exact", "--nocapture", child])
-                .env(CHILD, place.to_string())
-                .output()
-                .expect("this program can be started");
-            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-            String::from_utf8_lossy(&output.stdout).lines().filter_map(Line::parse).collect()
-        })
-        .collect();
+    let compile_all = |place: usize| -> Vec<Line> {
+        let child = concat!(module_path!(), "::of_one_architecture");
+        let child = child.split_once("::").expect("the crate comes first").1;
+        let output = Command::new(&program)
+            .args(["--ignored", "--exact", "--nocapture", child])
+            .env(CHILD, place.to_string())
+            .output()
+            .expect("this program can be started");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8_lossy(&output.stdout).lines().filter_map(Line::parse).collect()
+    };
+    // Threads of their own: those of the pool are wanted by other tests while these wait.
+    let pool = rayon::ThreadPoolBuilder::new().build().expect("threads can be started");
+    let places = (0..Architecture::ALL.len()).into_par_iter().with_max_len(1);
+    let lines: Vec<Vec<Line>> = pool.install(|| places.map(compile_all).collect());
 
     // Rows by name, a cell an architecture.
     let mut rows: BTreeMap<&str, (Vec<&str>, &str)> = BTreeMap::new();
     let mut wrong = Vec::new();
     for (i, lines) in lines.iter().enumerate() {
-        let (major, minor) = ARCHITECTURES[i];
-        assert_eq!(lines.len(), launched(ARCHITECTURES[i]).len(), "sm_{major}{minor}");
+        let architecture = Architecture::ALL[i];
+        assert_eq!(lines.len(), launched(architecture).len(), "{architecture:?}");
         for Line { name, cell } in lines {
             match cell {
                 Ok((cell, memory)) => {
-                    let row = rows.entry(name).or_insert_with(|| (vec!["-"; ARCHITECTURES.len()], memory));
+                    let row =
+                        rows.entry(name).or_insert_with(|| (vec!["-"; Architecture::ALL.len()], memory));
                     row.0[i] = cell;
                 }
-                Err(fault) => wrong.push(format!("{name}, sm_{major}{minor}: {fault}")),
+                Err(fault) => wrong.push(format!("{name}, {architecture:?}: {fault}")),
             }
         }
     }

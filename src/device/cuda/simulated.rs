@@ -3,10 +3,7 @@
 use parking_lot::Mutex;
 
 use super::driver::{Driver, Fault, Function, Grid, Image, Properties};
-use super::sim::{self, Options, Simulator};
-
-/// What a simulated device presents itself as: an A100's compute capability and shared memory.
-const CAPABILITY: (u32, u32) = (8, 0);
+use super::sim::{self, Architecture, Options, Simulator};
 
 /// Bytes of memory that it says it has; the host's own is the true limit.
 const MEMORY: u64 = 40 << 30;
@@ -18,14 +15,14 @@ pub struct Simulated {
 }
 
 /// What a simulated device with so many multiprocessors is, to kernels and to the compiler.
-pub fn properties(multiprocessors: u32) -> Properties {
+pub fn properties(architecture: Architecture, multiprocessors: u32) -> Properties {
     Properties {
         name: "cuda-sim".into(),
-        compute_capability: CAPABILITY,
+        compute_capability: architecture.compute_capability(),
         image: Image::Ptx,
         multiprocessors,
         memory: MEMORY,
-        shared_per_block: sim::MAX_SHARED,
+        shared_per_block: architecture.limits().shared_per_block(),
     }
 }
 
@@ -38,8 +35,8 @@ pub fn ptx(image: &[u8]) -> Result<&str, Fault> {
 
 impl Simulated {
     pub fn new(options: Options, multiprocessors: u32) -> Self {
-        let simulator = Simulator::new(options);
-        Simulated { simulator, properties: properties(multiprocessors), functions: Mutex::default() }
+        let properties = properties(options.architecture, multiprocessors);
+        Simulated { simulator: Simulator::new(options), properties, functions: Mutex::default() }
     }
 
     pub fn simulator(&self) -> &Simulator {

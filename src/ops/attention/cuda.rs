@@ -3,6 +3,8 @@ use super::{Sizes, Spec};
 use crate::device::cuda::{Binding, CudaDevice, Grid, Kernel, cuda_source};
 #[cfg(all(test, feature = "cuda-sim"))]
 use crate::device::cuda::resources::Launched;
+#[cfg(all(test, feature = "cuda-sim"))]
+use crate::device::cuda::sim::Architecture;
 use crate::ops::launch::cuda::{check_size, output};
 use crate::{DType, Result, Shape, Tensor};
 
@@ -320,13 +322,8 @@ pub(super) fn backward(device: &CudaDevice, spec: &Spec, x: &[Tensor]) -> Result
 /// The head sizes at which plans change or registers are scarce, for many queries and for few; with dropout, and of bf16,
 /// which differs from f16 in one letter of `mma`, two of them.
 #[cfg(all(test, feature = "cuda-sim"))]
-pub(crate) fn launched(capability: (u32, u32)) -> Vec<Launched> {
-    let shared = match capability {
-        (7, _) => 64,
-        (8, 0) => 163,
-        (9, 0) => 227,
-        _ => 99,
-    } << 10;
+pub(crate) fn launched(architecture: Architecture) -> Vec<Launched> {
+    let (capability, shared) = (architecture.compute_capability(), architecture.limits().shared_per_block() as usize);
     let mut all = Vec::new();
     for dtype in [DType::F32, DType::F16, DType::BF16] {
         for head_dim in [8, 40, 64, 72, 96, 112, 128] {
@@ -343,6 +340,7 @@ pub(crate) fn launched(capability: (u32, u32)) -> Vec<Launched> {
                         grid: plan.grid(&sizes),
                         tensor_cores: matches!(plan, Plan::Mma { .. }),
                         wide: dtype == DType::F32 || matches!(plan, Plan::Mma { .. }),
+                        local: false,
                     });
                 }
                 for owner in [Owner::Queries, Owner::Keys] {
@@ -355,15 +353,11 @@ pub(crate) fn launched(capability: (u32, u32)) -> Vec<Launched> {
                         grid: plan.grid(&sizes, owner),
                         tensor_cores,
                         wide: dtype == DType::F32 || tensor_cores,
+                        local: false,
                     });
                 }
             }
-            all.push(Launched {
-                kernel: stats_kernel(head_dim, dtype),
-                grid: stats_grid(1024),
-                tensor_cores: false,
-                wide: true,
-            });
+            all.push(Launched::plain(stats_kernel(head_dim, dtype), STATS_BLOCK as u32, true));
         }
     }
     all

@@ -100,18 +100,15 @@ fn width(from: &Tensor, to: &Tensor, sizes: &Dims, strides: &[Dims]) -> usize {
 #[cfg(all(test, feature = "cuda-sim"))]
 pub(crate) fn launched() -> Vec<Launched> {
     const TYPES: [DType; 4] = [DType::F32, DType::F16, DType::BF16, DType::U32];
-    let grid = Grid { blocks: [1; 3], threads: BLOCK, shared: 0 };
     // The types that others become, and each by itself.
     let pairs = TYPES.into_iter().flat_map(|from| TYPES.map(|to| (from, to)));
     let pairs = pairs.filter(|(from, to)| from == to || *from == DType::F32 || *to == DType::F32);
     pairs
         .flat_map(|(from, to)| {
             let most = 16 / from.size().max(to.size()) as u32;
-            let kernel = move |entry, rank: u32, width: u32, along: u32| Launched {
-                kernel: kernel(entry, rank, from, to).with("WIDTH", width).with("ALONG", along),
-                grid,
-                tensor_cores: false,
-                wide: width as usize * from.size() == 16,
+            let kernel = move |entry, rank: u32, width: u32, along: u32| {
+                let kernel = kernel(entry, rank, from, to).with("WIDTH", width).with("ALONG", along);
+                Launched::plain(kernel, BLOCK, width as usize * from.size() == 16)
             };
             [
                 kernel("elements", 1, most, 0),

@@ -1,6 +1,8 @@
 use bytemuck::{Pod, Zeroable};
 
 use crate::device::cuda::{Binding, CudaDevice, Kernel, cuda_source};
+#[cfg(all(test, feature = "cuda-sim"))]
+use crate::device::cuda::resources::Launched;
 use crate::ops::launch::cuda::{BLOCK, output, threads};
 use crate::{DType, Result, Shape, Tensor};
 
@@ -17,12 +19,20 @@ struct Params {
     size: u32,
 }
 
+fn gather_kernel(dtype: DType) -> Kernel {
+    Kernel::builtin("gather", GATHER, "gather").with("BLOCK", BLOCK).with("T", dtype)
+}
+
+fn scatter_add_kernel(dtype: DType) -> Kernel {
+    Kernel::builtin("scatter_add", SCATTER_ADD, "scatter_add").with("BLOCK", BLOCK).with("T", dtype)
+}
+
 pub fn gather(device: &CudaDevice, x: &Tensor, ids: &Tensor) -> Result<Vec<Tensor>> {
     let ((_, size, inner), (_, n, _)) = (x.dims3()?, ids.dims3()?);
     let (y, buffer) = output("gather", device, ids.shape(), x.dtype())?;
     let items = y.elements();
     device.launch(
-        &Kernel::builtin("gather", GATHER, "gather").with("BLOCK", BLOCK).with("T", x.dtype()),
+        &gather_kernel(x.dtype()),
         &[Binding::Read(&x.cuda()?), Binding::Read(&ids.cuda()?), Binding::Write(&buffer)],
         &Params { items: items as u32, n: n as u32, inner: inner as u32, size: size as u32 },
         threads(items),
@@ -36,12 +46,17 @@ pub fn scatter_add(device: &CudaDevice, dy: &Tensor, ids: &Tensor, size: usize) 
     device.fill_zero(&buffer)?;
     let items = outer * inner;
     device.launch(
-        &Kernel::builtin("scatter_add", SCATTER_ADD, "scatter_add")
-            .with("BLOCK", BLOCK)
-            .with("T", dy.dtype()),
+        &scatter_add_kernel(dy.dtype()),
         &[Binding::Read(&dy.cuda()?), Binding::Read(&ids.cuda()?), Binding::Write(&buffer)],
         &Params { items: items as u32, n: n as u32, inner: inner as u32, size: size as u32 },
         threads(items),
     )?;
     Ok(vec![dx])
+}
+
+/// Every type.
+#[cfg(all(test, feature = "cuda-sim"))]
+pub(crate) fn launched() -> Vec<Launched> {
+    let kernels = [DType::F32, DType::F16, DType::BF16].map(|dtype| [gather_kernel(dtype), scatter_add_kernel(dtype)]);
+    kernels.into_iter().flatten().map(|kernel| Launched::plain(kernel, BLOCK, false)).collect()
 }

@@ -112,13 +112,24 @@ impl<const N: usize> Walk<N> {
 
     /// The kernel with the constants of kernels/common/strided.cuh, and `BLOCK`.
     pub fn specialise(&self, kernel: Kernel) -> Kernel {
-        kernel.with("BLOCK", BLOCK).with("RANK", self.rank as u32).with("WIDTH", self.width as u32)
+        strided(kernel, self.rank, self.width)
     }
 
     /// A thread a line.
     pub fn grid(&self) -> Grid {
         threads(self.n as usize / self.width)
     }
+}
+
+/// The kernel as it walks views of `rank` dimensions, `width` neighbours a thread.
+pub fn strided(kernel: Kernel, rank: usize, width: usize) -> Kernel {
+    kernel.with("BLOCK", BLOCK).with("RANK", rank as u32).with("WIDTH", width as u32)
+}
+
+/// The shortest walk and the longest, in lines and one by one: ranks and widths for elements of up to so many bytes.
+#[cfg(all(test, feature = "cuda-sim"))]
+pub fn walks(size: usize) -> impl Iterator<Item = (usize, usize)> {
+    [1, 8].into_iter().flat_map(move |rank| [LINE / size, 1].map(|width| (rank, width)))
 }
 
 /// The parameters of kernels that walk two views of one shape.
@@ -171,6 +182,26 @@ impl RowPlan {
             (team, team)
         };
         RowPlan { block, team, width, steps: cols.div_ceil(team * width) }
+    }
+
+    /// All plans of rows of whole lines and of others, each with the longest row that has it; of the teams of several
+    /// warps the smallest and the largest.
+    #[cfg(all(test, feature = "cuda-sim"))]
+    pub fn all(dtype: DType, kept: usize) -> Vec<(RowPlan, usize)> {
+        let columns = || (8..=1024).step_by(8).chain([2048, 2056, 8192, 8200]);
+        let mut plans: Vec<(RowPlan, usize)> = Vec::new();
+        for width in [1, LINE / dtype.size()] {
+            for cols in columns() {
+                let plan = RowPlan::of(cols, width, kept);
+                match plans.iter_mut().find(|(other, _)| *other == plan) {
+                    Some((_, longest)) => *longest = cols,
+                    None => plans.push((plan, cols)),
+                }
+            }
+        }
+        let smallest = plans.iter().map(|(plan, _)| plan.team).filter(|team| *team > 32).min();
+        plans.retain(|(plan, _)| plan.team <= 32 || plan.team >= 256 || Some(plan.team) == smallest);
+        plans
     }
 
     /// The kernel with the constants of kernels/common/rows.cuh.

@@ -4,6 +4,8 @@ use super::{Operand, Product};
 use crate::device::cuda::{Binding, Buffer, CudaDevice, Grid, Kernel, cuda_source};
 #[cfg(all(test, feature = "cuda-sim"))]
 use crate::device::cuda::resources::Launched;
+#[cfg(all(test, feature = "cuda-sim"))]
+use crate::device::cuda::{TF32_SINCE, sim::Architecture};
 use crate::ops::launch::cuda::output;
 use crate::{DType, Result, Shape, Tensor};
 
@@ -86,7 +88,7 @@ fn launch(
         a_strides: a.strides,
         b_strides: b.strides,
         splits: plan.splits as u32,
-        split_k: Plan::share(&plan.tile, k, plan.splits) as u32,
+        split_k: plan.share(k) as u32,
     };
     let whole = |x: usize| x.is_multiple_of(16 / dtype.size());
     let starts = [bias.as_ref(), residual.as_ref()];
@@ -174,42 +176,49 @@ fn splits_kernel(dtype: DType, finish: Finish, lines_out: bool) -> Kernel {
 struct Tile {
     bm: usize,
     bn: usize,
-    /// The depth of a slice.
-    bk: usize,
+    /// The depth of a slice, in bytes.
+    depth: usize,
     /// Warps along M and N; of the simt kernel, 0.
     warps: [usize; 2],
     /// Slices in shared memory; of the simt kernel, the sums of a thread along each side.
     stages: usize,
 }
 
-const fn mma(bm: usize, bn: usize, bk: usize, warps: [usize; 2], stages: usize) -> Tile {
-    Tile { bm, bn, bk, warps, stages }
+const fn mma(bm: usize, bn: usize, depth: usize, warps: [usize; 2], stages: usize) -> Tile {
+    Tile { bm, bn, depth, warps, stages }
 }
 
 const fn simt(side: usize, own: usize) -> Tile {
-    Tile { bm: side, bn: side, bk: 8, warps: [0; 2], stages: own }
+    Tile { bm: side, bn: side, depth: 32, warps: [0; 2], stages: own }
+}
+
+/// Whether a device's tensor cores multiply this type; f32 only as the user allows, rounded to TF32.
+fn on_tensor_cores(capability: (u32, u32), dtype: DType, tf32: bool) -> bool {
+    match dtype {
+        DType::F16 => true,
+        DType::BF16 => capability >= (8, 0),
+        _ => tf32,
+    }
 }
 
 /// The tiles to choose from, the largest first; the last serves what has too few of the others.
-fn candidates(capability: (u32, u32), dtype: DType, gather: bool, m: usize) -> &'static [Tile] {
-    const SMALL: Tile = mma(64, 64, 64, [2, 2], 3);
-    const LARGE: Tile = mma(128, 256, 32, [2, 4], 3);
-    const MMA: &[Tile] = &[LARGE, mma(128, 128, 32, [2, 2], 4), SMALL];
+fn candidates(capability: (u32, u32), tensor_cores: bool, gather: bool, m: usize) -> &'static [Tile] {
+    const SMALL: Tile = mma(64, 64, 128, [2, 2], 3);
+    const LARGE: Tile = mma(128, 256, 64, [2, 4], 3);
+    const MMA: &[Tile] = &[LARGE, mma(128, 128, 64, [2, 2], 4), SMALL];
     // Two blocks of three stages fit in 100 KiB.
-    const MMA_100_KIB: &[Tile] = &[LARGE, mma(128, 128, 32, [2, 2], 3), SMALL];
+    const MMA_100_KIB: &[Tile] = &[LARGE, mma(128, 128, 64, [2, 2], 3), SMALL];
     // Without asynchronous copies, stages buy nothing but the space to copy ahead.
-    const MMA_SM_75: &[Tile] = &[mma(128, 128, 32, [2, 2], 2), SMALL];
-    const THIN: &[Tile] = &[mma(32, 64, 64, [2, 2], 4)];
-    const GATHER: &[Tile] = &[mma(64, 64, 32, [2, 2], 3)];
+    const MMA_SM_75: &[Tile] = &[mma(128, 128, 64, [2, 2], 2), SMALL];
+    const THIN: &[Tile] = &[mma(32, 64, 128, [2, 2], 4)];
+    const GATHER: &[Tile] = &[mma(64, 64, 64, [2, 2], 3)];
     const SIMT: &[Tile] = &[simt(128, 8), simt(64, 8), simt(32, 4)];
-    match dtype {
-        DType::F16 | DType::BF16 if gather && (dtype == DType::F16 || capability.0 >= 8) => GATHER,
-        DType::F16 | DType::BF16 if m <= 32 && (dtype == DType::F16 || capability.0 >= 8) => THIN,
-        DType::F16 | DType::BF16 if capability.0 >= 8 => match capability {
-            (8, 0) | (9..=11, _) => MMA,
-            _ => MMA_100_KIB,
-        },
-        DType::F16 => MMA_SM_75,
+    match capability {
+        _ if tensor_cores && gather => GATHER,
+        _ if tensor_cores && m <= 32 => THIN,
+        (7, _) if tensor_cores => MMA_SM_75,
+        (8, 0) | (9..=11, _) if tensor_cores => MMA,
+        _ if tensor_cores => MMA_100_KIB,
         // On sm_120 the sums of the largest do not fit beside two blocks' registers.
         _ if gather || capability >= (12, 0) => &SIMT[1..],
         _ => SIMT,
@@ -234,24 +243,33 @@ impl Plan {
         let line = 16 / dtype.size();
         let gather = !(a.in_lines_of(line) && b.in_lines_of(line));
         let tiles = |tile: &Tile| m.div_ceil(tile.bm) * n.div_ceil(tile.bn) * batch;
-        let candidates = candidates(device.compute_capability(), dtype, gather, m);
-        // The largest tile of which there are enough to fill the device.
+        let capability = device.compute_capability();
+        let tensor_cores = on_tensor_cores(capability, dtype, device.allows_tf32());
+        let candidates = candidates(capability, tensor_cores, gather, m);
+        // The largest tile of which there are enough to fill the device, and which does not lose much at the edges.
         let full = device.multiprocessors() as usize;
         let smallest = *candidates.last().expect("there is a tile");
-        let fits = |tile: &&Tile| tiles(tile) >= full;
+        let padded = |tile: &Tile| m.next_multiple_of(tile.bm) * n.next_multiple_of(tile.bn);
+        let fits = |tile: &&Tile| tiles(tile) >= full && 8 * padded(tile) <= 9 * padded(&smallest);
         let tile = candidates.iter().find(fits).copied().unwrap_or(smallest);
         // Deep products of few tiles: as many shares as fill a device, but not shorter ones than pay. By sizes
         // alone, so that the order of additions is the same on every device.
         const WANTED: usize = 128;
         let most = if k >= 1024 { k / 256 } else { 1 };
         let splits = (WANTED / tiles(&tile)).clamp(1, most);
-        let splits = k.div_ceil(Self::share(&tile, k, splits).max(1)).max(1);
-        Plan { dtype, tile, splits }
+        let plan = Plan { dtype, tile, splits };
+        // Shares of whole slices may be fewer.
+        Plan { splits: k.div_ceil(plan.share(k).max(1)).max(1), ..plan }
+    }
+
+    /// The depth of a slice, in elements.
+    fn bk(&self) -> usize {
+        self.tile.depth / self.dtype.size()
     }
 
     /// The depth of a share: whole slices.
-    fn share(tile: &Tile, k: usize, splits: usize) -> usize {
-        k.div_ceil(splits).next_multiple_of(tile.bk)
+    fn share(&self, k: usize) -> usize {
+        k.div_ceil(self.splits).next_multiple_of(self.bk())
     }
 
     fn is_mma(&self) -> bool {
@@ -273,7 +291,7 @@ impl Plan {
     }
 
     fn kernel(&self, access: Access, finish: Finish, lines_out: bool) -> Kernel {
-        let Tile { bm, bn, bk, warps, stages } = self.tile;
+        let Tile { bm, bn, warps, stages, .. } = self.tile;
         let cut = self.splits > 1;
         let kernel = Kernel::builtin("matmul", self.source(), "matmul")
             .with("BM", bm as u32)
@@ -281,7 +299,7 @@ impl Plan {
             .with("BLOCK", self.threads() as u32);
         let kernel = match self.is_mma() {
             true => kernel
-                .with("BK", bk as u32)
+                .with("BK", self.bk() as u32)
                 .with("WARPS_M", warps[0] as u32)
                 .with("WARPS_N", warps[1] as u32)
                 .with("STAGES", stages as u32),
@@ -298,10 +316,10 @@ impl Plan {
     }
 
     fn grid(&self, m: usize, n: usize, batch: usize) -> Grid {
-        let Tile { bm, bn, bk, warps, stages } = self.tile;
+        let Tile { bm, bn, depth, warps, stages } = self.tile;
         let blocks = m.div_ceil(bm) * n.div_ceil(bn) * batch * self.splits;
         let shared = if self.is_mma() {
-            let slices = stages * bk * (bm + bn) * self.dtype.size();
+            let slices = stages * depth * (bm + bn);
             // The sums leave through the same memory.
             slices.max(64 * warps[0] * warps[1] * (bn / warps[1] + 8))
         } else {
@@ -314,20 +332,26 @@ impl Plan {
 /// Every tile with every way that operands lie, as plain and as rich as the epilogue can be; of bf16, which differs from
 /// f16 in one letter of `mma`, every tile once.
 #[cfg(all(test, feature = "cuda-sim"))]
-pub(crate) fn launched(capability: (u32, u32)) -> Vec<Launched> {
+pub(crate) fn launched(architecture: Architecture) -> Vec<Launched> {
+    let capability = architecture.compute_capability();
     let rich = |activation| Finish { bias: true, pre: true, activation, residual: true, add: false };
     let add = Finish { add: true, ..Finish::default() };
     let mut all = Vec::new();
-    for dtype in [DType::F32, DType::F16, DType::BF16] {
+    for (dtype, tf32) in [(DType::F32, false), (DType::F32, true), (DType::F16, false), (DType::BF16, false)] {
+        if tf32 && capability < TF32_SINCE {
+            continue;
+        }
+        let tensor_cores = on_tensor_cores(capability, dtype, tf32);
         for (gather, m) in [(false, 1024), (false, 32), (true, 1024)] {
-            for &tile in candidates(capability, dtype, gather, m) {
+            for &tile in candidates(capability, tensor_cores, gather, m) {
                 let plan = Plan { dtype, tile, splits: 1 };
                 let cut = Plan { splits: 2, ..plan };
                 let mut push = |plan: &Plan, across, lines, finish, lines_out| {
                     let access = Access { across, lines };
                     let kernel = plan.kernel(access, finish, lines_out);
                     let wide = lines == [true; 2] && (plan.dtype == DType::F32 || plan.is_mma());
-                    all.push(Launched { kernel, grid: plan.grid(1, 1, 1), tensor_cores: plan.is_mma(), wide });
+                    let grid = plan.grid(1, 1, 1);
+                    all.push(Launched { kernel, grid, tensor_cores: plan.is_mma(), wide, local: false });
                 };
                 let lines = !gather;
                 if dtype == DType::BF16 {
@@ -348,14 +372,9 @@ pub(crate) fn launched(capability: (u32, u32)) -> Vec<Launched> {
                 push(&cut, [false, false], [lines; 2], Finish::default(), false);
             }
         }
-        let grid = Grid { blocks: [1; 3], threads: BLOCK, shared: 0 };
         for lines_out in [true, false] {
-            let kernel = splits_kernel(dtype, rich(1), lines_out);
-            all.push(Launched { kernel, grid, tensor_cores: false, wide: lines_out });
+            all.push(Launched::plain(splits_kernel(dtype, rich(1), lines_out), BLOCK, lines_out));
         }
     }
-    // What both ways of reading share.
-    let mut seen = std::collections::HashSet::new();
-    all.retain(|launched| seen.insert(launched.kernel.clone()));
     all
 }

@@ -168,43 +168,29 @@ pub(super) fn backward(device: &CudaDevice, op: &NormBackward, x: &[Tensor]) -> 
     Ok([Some(dh), Some(dweight), dbias.map(|(tensor, _)| tensor)].into_iter().flatten().collect())
 }
 
-/// Every plan, but of the teams of several warps only the smallest and the largest, with all that a kernel can do
-/// and with the least.
+/// Every plan, with all that a kernel can do and with the least.
 #[cfg(all(test, feature = "cuda-sim"))]
 pub(crate) fn launched() -> Vec<Launched> {
     let mut all = Vec::new();
-    let columns = || (8..=512).step_by(8).chain((520..=1024).step_by(8)).chain([2048, 2056, 8192, 8200]);
     for dtype in [DType::F32, DType::F16, DType::BF16] {
-        for width in [1, 16 / dtype.size()] {
-            for backward in [false, true] {
-                let mut plans: Vec<(RowPlan, usize)> = Vec::new();
-                for cols in columns() {
-                    let plan = RowPlan::of(cols, width, kept(dtype, backward));
-                    match plans.iter_mut().find(|(other, _)| *other == plan) {
-                        Some((_, longest)) => *longest = cols,
-                        None => plans.push((plan, cols)),
-                    }
-                }
-                let ends = |team: usize| team <= 32 || plans.iter().all(|(p, _)| p.team <= 32 || p.team >= team);
-                let last = |team: usize| [256, 512].contains(&team);
-                for (plan, cols) in plans.iter().filter(|(plan, _)| ends(plan.team) || last(plan.team)) {
-                    let wide = width > 1;
-                    for (rms, rest) in [(false, true), (true, false)] {
-                        let (kernel, shared) = match backward {
-                            false => (forward_kernel(plan, rms, rest, rest, dtype), 0),
-                            true => (backward_kernel(plan, rms, rest, rest, dtype), shared(plan, *cols)),
-                        };
-                        let grid = Grid { shared, ..plan.grid(1, 1) };
-                        all.push(Launched { kernel, grid, tensor_cores: false, wide });
-                    }
+        for backward in [false, true] {
+            for (plan, cols) in RowPlan::all(dtype, kept(dtype, backward)) {
+                for (rms, rest) in [(false, true), (true, false)] {
+                    let (kernel, shared) = match backward {
+                        false => (forward_kernel(&plan, rms, rest, rest, dtype), 0),
+                        true => (backward_kernel(&plan, rms, rest, rest, dtype), shared(&plan, cols)),
+                    };
+                    let mut launched = Launched::plain(kernel, plan.block as u32, plan.width > 1);
+                    launched.grid.shared = shared;
+                    all.push(launched);
                 }
             }
+        }
+        for width in [1, 16 / dtype.size()] {
             for bias in [false, true] {
-                let grid = Grid { blocks: [1; 3], threads: BLOCK, shared: 0 };
                 let sums = weight_kernel("chunk_sums", width, bias, dtype);
-                all.push(Launched { kernel: sums, grid, tensor_cores: false, wide: width > 1 });
-                let totals = weight_kernel("totals", width, bias, dtype);
-                all.push(Launched { kernel: totals, grid, tensor_cores: false, wide: false });
+                all.push(Launched::plain(sums, BLOCK, width > 1));
+                all.push(Launched::plain(weight_kernel("totals", width, bias, dtype), BLOCK, false));
             }
         }
     }

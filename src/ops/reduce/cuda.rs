@@ -2,6 +2,8 @@ use bytemuck::{Pod, Zeroable};
 
 use super::{Kind, plan};
 use crate::device::cuda::{Binding, CudaDevice, Kernel, cuda_source};
+#[cfg(all(test, feature = "cuda-sim"))]
+use crate::device::cuda::resources::Launched;
 use crate::ops::launch::cuda::{BLOCK, REDUCE, blocks, output, width};
 use crate::{DType, Result, Shape, Tensor};
 
@@ -51,6 +53,30 @@ fn team(n: usize) -> u32 {
     if n <= WARP_ROW { 32 } else { BLOCK }
 }
 
+/// From elements of `from` to those of `to`.
+fn of_kind(kernel: Kernel, kind: Kind, from: DType, to: DType) -> Kernel {
+    kernel.with("BLOCK", BLOCK).with("KIND", kind as u32).with("T", from).with("U", to)
+}
+
+fn rows_kernel(team: u32, width: usize) -> Kernel {
+    Kernel::builtin("reduce_rows", ROWS, "rows").with("TEAM", team).with("WIDTH", width as u32)
+}
+
+fn columns_kernel((columns, slices): (usize, usize), width: usize) -> Kernel {
+    Kernel::builtin("reduce_columns", COLUMNS, "columns")
+        .with("COLUMNS", columns as u32)
+        .with("SLICES", slices as u32)
+        .with("WIDTH", width as u32)
+}
+
+fn arg_kernel(entry: &'static str, team: u32, kind: Kind, dtype: DType) -> Kernel {
+    Kernel::builtin("arg_reduce", ARG, entry)
+        .with("BLOCK", BLOCK)
+        .with("TEAM", team)
+        .with("KIND", kind as u32)
+        .with("T", dtype)
+}
+
 pub fn reduce(device: &CudaDevice, kind: Kind, x: &Tensor, dim: usize) -> Result<Vec<Tensor>> {
     let (shape, (outer, n, inner)) = plan(x, dim);
     if n == 0 {
@@ -93,24 +119,17 @@ fn pass(device: &CudaDevice, kind: Kind, x: &Tensor, piece: usize, result: DType
     let (out, buffer) = output("reduce", device, &Shape::from((outer, pieces, inner)), result)?;
     let source = x.cuda()?;
     let bindings = [Binding::Read(&source), Binding::Write(&buffer)];
-    let types = |kernel: Kernel| kernel.with("KIND", kind as u32).with("T", x.dtype()).with("U", result);
+    let of_kind = |kernel| of_kind(kernel, kind, x.dtype(), result);
     let groups = outer * pieces;
     if inner == 1 {
         let team = team(n.min(piece));
-        let kernel = types(Kernel::builtin("reduce_rows", ROWS, "rows"))
-            .with("BLOCK", BLOCK)
-            .with("TEAM", team)
-            .with("WIDTH", width(x.dtype(), n, [&source]) as u32);
+        let kernel = of_kind(rows_kernel(team, width(x.dtype(), n, [&source])));
         let params = Rows { n: n as u32, piece: piece as u32, pieces: pieces as u32, groups: groups as u32 };
         device.launch(&kernel, &bindings, &params, blocks(groups.div_ceil((BLOCK / team) as usize), BLOCK))?;
     } else {
         let width = width(x.dtype(), inner, [&source]);
         let (columns, slices) = columns_and_slices(n, inner, width);
-        let kernel = types(Kernel::builtin("reduce_columns", COLUMNS, "columns"))
-            .with("BLOCK", BLOCK)
-            .with("COLUMNS", columns as u32)
-            .with("SLICES", slices as u32)
-            .with("WIDTH", width as u32);
+        let kernel = of_kind(columns_kernel((columns, slices), width));
         let params = Columns {
             n: n as u32,
             piece: piece as u32,
@@ -131,16 +150,42 @@ pub fn arg_reduce(device: &CudaDevice, kind: Kind, x: &Tensor, dim: usize) -> Re
     let results = shape.elements();
     let (entry, results_a_block) =
         if inner == 1 { ("rows", BLOCK / team(n)) } else { ("columns", BLOCK) };
-    let kernel = Kernel::builtin("arg_reduce", ARG, entry)
-        .with("BLOCK", BLOCK)
-        .with("TEAM", team(n))
-        .with("KIND", kind as u32)
-        .with("T", x.dtype());
     device.launch(
-        &kernel,
+        &arg_kernel(entry, team(n), kind, x.dtype()),
         &[Binding::Read(&x.cuda()?), Binding::Write(&buffer)],
         &Arg { n: n as u32, inner: inner as u32, results: results as u32, pad: 0 },
         blocks(results.div_ceil(results_a_block as usize), BLOCK),
     )?;
     Ok(vec![out])
+}
+
+/// Every type with sums, to partial sums too, and the other functions of f32; of the divisions of columns those at the
+/// ends.
+#[cfg(all(test, feature = "cuda-sim"))]
+pub(crate) fn launched() -> Vec<Launched> {
+    let mut all = Vec::new();
+    for dtype in [DType::F32, DType::F16, DType::BF16] {
+        let mut push = |kernel: Kernel, kind, to, wide| {
+            all.push(Launched::plain(of_kind(kernel, kind, dtype, to), BLOCK, wide));
+        };
+        for width in [1, 16 / dtype.size()] {
+            for (kind, to) in [(Kind::Sum, dtype), (Kind::Sum, DType::F32), (Kind::Max, dtype), (Kind::Min, dtype)] {
+                for team in [team(WARP_ROW), team(WARP_ROW + 1)] {
+                    push(rows_kernel(team, width), kind, to, width > 1);
+                }
+                if kind == Kind::Sum || dtype == DType::F32 {
+                    for (n, inner) in [(2, 2), (2, 1024), (1024, 2), (1024, 32), (1024, 1024)] {
+                        let cut = columns_and_slices(n, inner * width, width);
+                        push(columns_kernel(cut, width), kind, to, width > 1);
+                    }
+                }
+            }
+        }
+        for kind in [Kind::Max, Kind::Min] {
+            for (entry, team) in [("rows", team(WARP_ROW)), ("rows", team(WARP_ROW + 1)), ("columns", 32)] {
+                all.push(Launched::plain(arg_kernel(entry, team, kind, dtype), BLOCK, false));
+            }
+        }
+    }
+    all
 }

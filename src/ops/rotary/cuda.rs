@@ -2,6 +2,8 @@ use bytemuck::{Pod, Zeroable};
 
 use super::RotaryPairs;
 use crate::device::cuda::{Binding, CudaDevice, Kernel, cuda_source};
+#[cfg(all(test, feature = "cuda-sim"))]
+use crate::device::cuda::resources::Launched;
 use crate::ops::launch::cuda::{BLOCK, output, threads, width};
 use crate::{DType, Result, Tensor};
 
@@ -14,6 +16,15 @@ struct Params {
     steps: u32,
     d: u32,
     pad: u32,
+}
+
+fn kernel(interleaved: bool, pairs: usize, inverse: bool, dtype: DType) -> Kernel {
+    Kernel::builtin("rotary", ROTARY, "rotary")
+        .with("BLOCK", BLOCK)
+        .with("INTERLEAVED", interleaved)
+        .with("PAIRS", pairs as u32)
+        .with("DIRECTION", if inverse { -1.0f32 } else { 1.0 })
+        .with("T", dtype)
 }
 
 pub fn rotate(
@@ -33,14 +44,8 @@ pub fn rotate(
         true => width(x.dtype(), d, buffers).div_ceil(2),
         false => width(DType::F32, d / 2, buffers),
     };
-    let kernel = Kernel::builtin("rotary", ROTARY, "rotary")
-        .with("BLOCK", BLOCK)
-        .with("INTERLEAVED", interleaved)
-        .with("PAIRS", pairs as u32)
-        .with("DIRECTION", if inverse { -1.0f32 } else { 1.0 })
-        .with("T", x.dtype());
     device.launch(
-        &kernel,
+        &kernel(interleaved, pairs, inverse, x.dtype()),
         &[
             Binding::Read(&values),
             Binding::Read(&cosines),
@@ -51,4 +56,18 @@ pub fn rotate(
         threads(x.elements() / (2 * pairs)),
     )?;
     Ok(vec![y])
+}
+
+/// Every type and way of pairing, in lines and pair by pair, forward and backward.
+#[cfg(all(test, feature = "cuda-sim"))]
+pub(crate) fn launched() -> Vec<Launched> {
+    let mut all = Vec::new();
+    for dtype in [DType::F32, DType::F16, DType::BF16] {
+        for (interleaved, most) in [(true, 16 / dtype.size() / 2), (false, 4)] {
+            for (pairs, inverse) in [(most, false), (most, true), (1, false)] {
+                all.push(Launched::plain(kernel(interleaved, pairs, inverse, dtype), BLOCK, pairs == most));
+            }
+        }
+    }
+    all
 }

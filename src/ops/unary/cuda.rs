@@ -2,7 +2,11 @@ use bytemuck::{Pod, Zeroable};
 
 use super::{Kind, Unary};
 use crate::device::cuda::{Binding, CudaDevice, Kernel, cuda_source};
+#[cfg(all(test, feature = "cuda-sim"))]
+use crate::device::cuda::resources::Launched;
 use crate::ops::launch::cuda::{ACTIVATIONS, STRIDED, Walk, output};
+#[cfg(all(test, feature = "cuda-sim"))]
+use crate::ops::launch::cuda::{BLOCK, strided, walks};
 use crate::shape::Dims8;
 use crate::{DType, Result, Tensor};
 
@@ -33,23 +37,31 @@ struct Backward {
     strides: [Dims8; 2],
 }
 
-fn specialise<const N: usize>(kernel: Kernel, walk: &Walk<N>, op: &Unary, dtype: DType) -> Kernel {
-    let activation = match op.kind {
+/// The walk's kernel of this function.
+fn of_kind(kernel: Kernel, kind: Kind, dtype: DType) -> Kernel {
+    let activation = match kind {
         Kind::Gelu => 1u32,
         Kind::GeluErf => 2,
         Kind::Silu => 3,
         _ => 0,
     };
-    walk.specialise(kernel).with("KIND", op.kind as u32).with("ACTIVATION", activation).with("T", dtype)
+    kernel.with("KIND", kind as u32).with("ACTIVATION", activation).with("T", dtype)
 }
 
-pub fn forward(device: &CudaDevice, op: &Unary, x: &Tensor) -> Result<Vec<Tensor>> {
+fn forward_kernel(x_splat: bool) -> Kernel {
+    Kernel::builtin("unary", FORWARD, "forward").with("X_SPLAT", x_splat)
+}
+
+fn backward_kernel([v_splat, dy_splat]: [bool; 2]) -> Kernel {
+    Kernel::builtin("unary_backward", BACKWARD, "backward").with("V_SPLAT", v_splat).with("DY_SPLAT", dy_splat)
+}
+
+pub(super) fn forward(device: &CudaDevice, op: &Unary, x: &Tensor) -> Result<Vec<Tensor>> {
     let (y, y_buffer) = output("unary", device, x.shape(), x.dtype())?;
     let walk = Walk::new([x], x.dtype())?;
-    let kernel = Kernel::builtin("unary", FORWARD, "forward").with("X_SPLAT", walk.splat[0]);
     let (a, b) = (op.a as f32, op.b as f32);
     device.launch(
-        &specialise(kernel, &walk, op, x.dtype()),
+        &of_kind(walk.specialise(forward_kernel(walk.splat[0])), op.kind, x.dtype()),
         &[Binding::Read(&x.cuda_storage()?), Binding::Write(&y_buffer)],
         &Forward { n: walk.n, x_offset: walk.offsets[0], a, b, sizes: walk.sizes, x: walk.strides[0] },
         walk.grid(),
@@ -57,19 +69,43 @@ pub fn forward(device: &CudaDevice, op: &Unary, x: &Tensor) -> Result<Vec<Tensor
     Ok(vec![y])
 }
 
-pub fn backward(device: &CudaDevice, op: &Unary, v: &Tensor, dy: &Tensor) -> Result<Vec<Tensor>> {
+pub(super) fn backward(device: &CudaDevice, op: &Unary, v: &Tensor, dy: &Tensor) -> Result<Vec<Tensor>> {
     let (dx, dx_buffer) = output("unary_backward", device, v.shape(), v.dtype())?;
     let walk = Walk::new([v, dy], v.dtype())?;
-    let [v_splat, dy_splat] = walk.splat;
-    let kernel = Kernel::builtin("unary_backward", BACKWARD, "backward")
-        .with("V_SPLAT", v_splat)
-        .with("DY_SPLAT", dy_splat);
     let Walk { n, offsets, sizes, strides, .. } = walk;
     device.launch(
-        &specialise(kernel, &walk, op, v.dtype()),
+        &of_kind(walk.specialise(backward_kernel(walk.splat)), op.kind, v.dtype()),
         &[Binding::Read(&v.cuda_storage()?), Binding::Read(&dy.cuda_storage()?), Binding::Write(&dx_buffer)],
         &Backward { n, offsets, pad: 0, a: op.a as f32, b: op.b as f32, sizes, strides },
         walk.grid(),
     )?;
     Ok(vec![dx])
+}
+
+/// Every function once of f32 and once of f16, and one of them with every walk and type.
+#[cfg(all(test, feature = "cuda-sim"))]
+pub(crate) fn launched() -> Vec<Launched> {
+    let mut all = Vec::new();
+    let mut push = |kind, dtype, rank, width, splat: bool| {
+        let specialise = |kernel| of_kind(strided(kernel, rank, width), kind, dtype);
+        // The range reduction of CUDA's sine and cosine has a table for arguments beyond 105615.
+        let local = matches!(kind, Kind::Sin | Kind::Cos);
+        let forward = Launched::plain(specialise(forward_kernel(splat)), BLOCK, width > 1 && !splat);
+        all.push(Launched { local, ..forward });
+        // An affine function's backward is another.
+        if kind != Kind::Affine {
+            let backward = Launched::plain(specialise(backward_kernel([false, splat])), BLOCK, width > 1);
+            all.push(Launched { local, ..backward });
+        }
+    };
+    for dtype in [DType::F32, DType::F16, DType::BF16] {
+        for kind in Kind::ALL.into_iter().filter(|_| dtype != DType::BF16) {
+            push(kind, dtype, 1, 16 / dtype.size(), false);
+        }
+        for (rank, width) in walks(dtype.size()) {
+            push(Kind::Gelu, dtype, rank, width, false);
+            push(Kind::Gelu, dtype, rank, width, width > 1);
+        }
+    }
+    all
 }

@@ -3,7 +3,7 @@
 pub(crate) mod activation;
 mod cpu;
 #[cfg(feature = "cuda")]
-mod cuda;
+pub(crate) mod cuda;
 #[cfg(feature = "wgpu")]
 mod wgpu;
 
@@ -39,6 +39,15 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
+    #[cfg(all(test, feature = "cuda-sim"))]
+    const ALL: [Kind; 18] = {
+        use Kind::*;
+        [
+            Affine, Abs, Exp, Log, Sin, Cos, Tanh, Sqrt, Sqr, Recip, Relu, Sigmoid, Powf, Clamp, Gelu, GeluErf, Silu,
+            Erf,
+        ]
+    };
+
     /// The derivative is a function of the output for some, of the input for others.
     fn saves(self) -> Saves {
         match self {

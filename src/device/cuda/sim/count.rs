@@ -311,20 +311,62 @@ pub struct Limits {
     pub reserved_shared: u32,
 }
 
-impl Limits {
-    /// Of a compute capability, `(8, 0)` for 8.0; None if it is not known here.
-    pub fn of(capability: (u32, u32)) -> Option<Self> {
-        let (warps, blocks, shared_kib) = match capability {
-            (7, 5) => (32, 16, 64),
-            (8, 0) => (64, 32, 164),
-            (8, 6 | 9) => (48, if capability == (8, 9) { 24 } else { 16 }, 100),
-            (8, 7) => (48, 16, 164),
-            (9, 0) | (10, 0) => (64, 32, 228),
-            (12, 0) => (48, 24, 100),
-            _ => return None,
+/// What kernels are compiled for, by NVIDIA's name: compute capability 8.6 is `Sm86`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Architecture {
+    /// Turing: T4, RTX 20.
+    Sm75,
+    /// Ampere: A100.
+    #[default]
+    Sm80,
+    /// Ampere: A10, RTX 30.
+    Sm86,
+    /// Ada: L4, L40, RTX 40.
+    Sm89,
+    /// Hopper: H100, H200.
+    Sm90,
+    /// Blackwell: RTX 50.
+    Sm120,
+}
+
+impl Architecture {
+    /// All that there are.
+    pub const ALL: [Architecture; 6] = {
+        use Architecture::*;
+        [Sm75, Sm80, Sm86, Sm89, Sm90, Sm120]
+    };
+
+    /// Major and minor.
+    pub fn compute_capability(self) -> (u32, u32) {
+        match self {
+            Architecture::Sm75 => (7, 5),
+            Architecture::Sm80 => (8, 0),
+            Architecture::Sm86 => (8, 6),
+            Architecture::Sm89 => (8, 9),
+            Architecture::Sm90 => (9, 0),
+            Architecture::Sm120 => (12, 0),
+        }
+    }
+
+    /// What a multiprocessor has.
+    pub fn limits(self) -> Limits {
+        let (warps, blocks, shared_kib) = match self {
+            Architecture::Sm75 => (32, 16, 64),
+            Architecture::Sm80 => (64, 32, 164),
+            Architecture::Sm86 => (48, 16, 100),
+            Architecture::Sm89 => (48, 24, 100),
+            Architecture::Sm90 => (64, 32, 228),
+            Architecture::Sm120 => (48, 24, 100),
         };
-        let reserved_shared = if capability.0 >= 8 { 1024 } else { 0 };
-        Some(Self { warps, blocks, registers: 65536, shared_bytes: shared_kib * 1024, reserved_shared })
+        let reserved_shared = if self == Architecture::Sm75 { 0 } else { 1024 };
+        Limits { warps, blocks, registers: 65536, shared_bytes: shared_kib * 1024, reserved_shared }
+    }
+}
+
+impl Limits {
+    /// Bytes of shared memory that one block may have.
+    pub fn shared_per_block(&self) -> u32 {
+        self.shared_bytes - self.reserved_shared
     }
 
     /// How many blocks of this kind a multiprocessor holds.

@@ -38,7 +38,7 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use parking_lot::Mutex;
 
-pub use count::{Count, Counters, Limit, Limits, Occupancy, Shape, TensorCount, Traffic};
+pub use count::{Architecture, Count, Counters, Limit, Limits, Occupancy, Shape, TensorCount, Traffic};
 pub use program::{Kind, Param};
 pub use report::{Error, Other, Report, ReportKind, Source};
 
@@ -113,6 +113,9 @@ pub type Output = Arc<dyn Fn(&str) + Send + Sync>;
 /// How a simulator works.
 #[derive(Clone)]
 pub struct Options {
+    /// The GPU that is simulated: what kernels are compiled for, and how much shared memory a block may have. 8.0 by
+    /// default.
+    pub architecture: Architecture,
     /// What a launch looks for.
     pub checks: Checks,
     /// Host threads; None: as many as rayon has. Results, counters and text do not depend on it. Nor do reports, but for
@@ -129,6 +132,7 @@ pub struct Options {
 impl Default for Options {
     fn default() -> Self {
         Self {
+            architecture: Architecture::default(),
             checks: Checks::ALL,
             threads: None,
             budget: 1 << 28,
@@ -335,7 +339,8 @@ impl Simulator {
         {
             return fail(format!("a block of {threads} threads, but the kernel is compiled for {most}"));
         }
-        if program.static_shared > STATIC_SHARED || program.static_shared + dynamic_shared > MAX_SHARED {
+        let most = self.device.options.architecture.limits().shared_per_block();
+        if program.static_shared > STATIC_SHARED || program.static_shared + dynamic_shared > most {
             return fail(format!(
                 "{} bytes of static and {dynamic_shared} of dynamic shared memory",
                 program.static_shared
@@ -360,10 +365,8 @@ fn relative(name: String) -> String {
     stripped.map_or_else(|| name.clone(), str::to_owned)
 }
 
-/// Shared memory that a kernel may declare, and that a block may have, as on compute capability 8.0.
-pub const STATIC_SHARED: u32 = 48 * 1024;
-/// The most shared memory of a block, with what it asks for at the launch.
-pub const MAX_SHARED: u32 = 163 * 1024;
+/// Bytes of shared memory that a kernel may declare; more than these it asks for at the launch.
+const STATIC_SHARED: u32 = 48 * 1024;
 
 struct Contents {
     device: Arc<Device>,

@@ -1,7 +1,7 @@
 //! Counters, exactly.
 
 use super::{Run, module};
-use crate::device::cuda::sim::{Count, Kind, Limit, Limits, Options};
+use crate::device::cuda::sim::{Architecture, Count, Kind, Limit, Options};
 
 const ADDRESS: &str = "mul.wide.u32 %rd3, %r0, 4; add.s64 %rd4, %rd1, %rd3; add.s64 %rd5, %rd2, %rd3;";
 
@@ -85,7 +85,7 @@ fn ldmatrix_wavefronts() {
 
 #[test]
 fn occupancy_is_nvidias() {
-    let limits = Limits::of((8, 0)).unwrap();
+    let limits = Architecture::Sm80.limits();
     let of = |threads, registers, shared| {
         let occupancy = limits.occupancy(threads, registers, shared);
         (occupancy.blocks, occupancy.warps, occupancy.limit)
