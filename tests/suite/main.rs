@@ -8,6 +8,8 @@
 
 mod autograd;
 mod cases;
+#[cfg(feature = "cuda")]
+mod counters;
 mod cuda;
 mod determinism;
 mod errors;
