@@ -6,32 +6,31 @@
 // products take: they never leave registers. While a tile is used the next one comes to shared memory by asynchronous
 // copies, swizzled (common/tile.cuh); one barrier a tile.
 //
-// Constants: D        head size, a multiple of 8 up to 128; rows are padded with zeros to a multiple of 16
+// Constants: D        head size, a multiple of 8 up to 256; rows are padded with zeros to a multiple of 16
 //            WARPS    a block
 //            BLOCK    32 * WARPS
 //            ROWS     fragments of 16 rows a warp owns, 1 or 2
 //            TILE     visited rows a tile, a multiple of STEP
 //            STEP     a multiple of 16
 //            KEEP: bool  owned rows stay in registers and not in shared memory; then BAND <= 2 TILE
-//            OWN_KEYS: bool
+//            OWN_KEYS, DX, DV: bool  see backward.cuh
 //            DROPOUT: bool
 //            T        f16 or bf16: all matrices
 // Parts:     common/ptx.cuh, common/tile.cuh, common/philox.cuh, attention/common.cuh, attention/mma.cuh,
 //            attention/backward.cuh, then this
 // Arguments: q [B, NH, Tq, D], k and v [B, NKV, Tk, D], dO [B, NH, Tq, D], stats [B, NH, Tq rounded up to even, 2] f32
-//            (backward_stats.cu), dx out, dv|null out, Params. dx is dk with OWN_KEYS, else dq; dv has the strides of
-//            dk. All but stats through the strides of Params, which with all starts are multiples of 8 elements.
+//            (backward_stats.cu), dx|null out, dv|null out, Params. dv has the strides of dk. All but stats through the strides of Params, which with all starts are multiples of 8 elements.
 // Grid:      ceil(rows / BAND) * B * heads blocks with BAND = 16 ROWS WARPS: Tk and NKV with OWN_KEYS, else Tq and NH
 // Shared:    dynamic, with P = D rounded up to a multiple of 16: 8 TILE P bytes for two stages of both visited matrices,
-//            with OWN_KEYS 16 TILE more for statistics, and without KEEP 4 BAND P for both owned ones
-// Registers: ROWS * (P / 2 + STEP + KEEP * P / 2) for sums, scores and dP, and rows; ROWS * P / 2 more with OWN_KEYS
+//            with OWN_KEYS 16 TILE more for statistics, and without KEEP 2 BAND P for each owned one, of which dx needs two
+// Registers: ROWS * (P / 2 + STEP + KEEP * P / 2) for sums, scores and dP, and rows; ROWS * P / 2 more with DX and DV
 
 constexpr u32 BAND = 16 * ROWS * WARPS;
 constexpr u32 STEPS = PADDED / 16;
 constexpr u32 OWNED = BAND * CHUNKS * 16; // bytes of an owned matrix
 constexpr u32 MATRIX = TILE * CHUNKS * 16; // of a tile of a visited one
 constexpr u32 STAGE = 2 * MATRIX + (OWN_KEYS ? TILE * sizeof(float2) : 0);
-static_assert(!KEEP || OWNED <= STAGE, "both owned matrices fit into the stages");
+static_assert(!KEEP || OWNED <= STAGE, "the owned matrices fit into the stages");
 
 extern "C" __global__ void __launch_bounds__(BLOCK, 1)
 backward(const T* __restrict__ q, const T* __restrict__ k, const T* __restrict__ v, const T* __restrict__ dout,
@@ -72,7 +71,9 @@ backward(const T* __restrict__ q, const T* __restrict__ k, const T* __restrict__
                     (i32)(task.rows - task.row));
     };
     fetch_own(owned, OWN_KEYS ? k : q, OWN_KEYS ? p.k : p.q);
-    fetch_own(owned + OWNED, OWN_KEYS ? v : dout, OWN_KEYS ? p.v : p.dout);
+    if constexpr (DX) {
+        fetch_own(owned + OWNED, OWN_KEYS ? v : dout, OWN_KEYS ? p.v : p.dout);
+    }
 
     // Where this lane's row of the matrices of a fragment lies: upper left, lower left, upper right and lower right,
     // and for the transpose of visited rows left columns' upper and lower half, then the right ones'. All rows are
@@ -83,13 +84,13 @@ backward(const T* __restrict__ q, const T* __restrict__ k, const T* __restrict__
         const u32 row = own_row + rows * 16 + row_left;
         load_matrices<false>(fragment, owned + matrix * OWNED + (row * CHUNKS + (step * 2 ^ chunk_left)) * 16);
     };
-    u32 kept[2][ROWS][KEEP ? STEPS : 1][4];
+    u32 kept[OWNED_MATRICES][ROWS][KEEP ? STEPS : 1][4];
     if constexpr (KEEP) {
         copy_commit();
         copy_wait<0>();
         __syncthreads();
 #pragma unroll
-        for (u32 matrix = 0; matrix < 2; matrix++) {
+        for (u32 matrix = 0; matrix < OWNED_MATRICES; matrix++) {
 #pragma unroll
             for (u32 rows = 0; rows < ROWS; rows++) {
 #pragma unroll
@@ -216,7 +217,9 @@ backward(const T* __restrict__ q, const T* __restrict__ k, const T* __restrict__
             }
         }
         float slopes[ROWS][STEP / 8][4] = {}; // dP, then dS
-        multiply(slopes, 1, tile_b);
+        if constexpr (DX) {
+            multiply(slopes, 1, tile_b);
+        }
         u32 keep[ROWS] = {};
 #pragma unroll
         for (u32 n = 0; n < STEP / 8; n++) {
@@ -249,10 +252,12 @@ backward(const T* __restrict__ q, const T* __restrict__ k, const T* __restrict__
                 }
             }
         }
-        if constexpr (OWN_KEYS) {
+        if constexpr (DV) {
             accumulate(sums_b, weights, tile_b);
         }
-        accumulate(sums_a, slopes, tile_a);
+        if constexpr (DX) {
+            accumulate(sums_a, slopes, tile_a);
+        }
     };
 
     const Interval first_seen = seen_by(warp_row, p), last_seen = seen_by(warp_row + 16 * ROWS - 1, p);
@@ -296,9 +301,11 @@ backward(const T* __restrict__ q, const T* __restrict__ k, const T* __restrict__
         store_rows<16 * ROWS>(to + rows_out.start(task.b, task.own_head) + (u64)task.row * rows_out.position,
                               rows_out.position, task.rows - task.row, staged, own_row);
     };
-    store(0, dx, sums_a, p.scale);
-    if constexpr (OWN_KEYS) {
+    if constexpr (DX) {
+        store(0, dx, sums_a, p.scale);
+    }
+    if constexpr (DV) {
         // What was kept by dropout.
-        store(1, dv, sums_b, p.keep_scale);
+        store(OWNED_MATRICES - 1, dv, sums_b, p.keep_scale);
     }
 }

@@ -14,10 +14,16 @@
 //   for dq        q, dO         k, v            q k^T         dO v^T      dq = dS k scale
 //   OWN_KEYS      k, v          q, dO           k q^T         v dO^T      dk = dS^T q scale, dv = (P Z)^T dO
 //
-// The rows of a key head visit the queries of each query head that reads it, in order.
+// The rows of a key head visit the queries of each query head that reads it, in order. Where the sums of dk and of dv do
+// not fit into registers together, there is a launch for each; that of dv needs neither v nor dP.
 //
 // Constants: OWN_KEYS: bool
+//            DX: bool       gives dx, which is dk with OWN_KEYS, else dq
+//            DV: bool       gives dv; needs OWN_KEYS
 // Parts:     attention/common.cuh, then this
+
+static_assert((DX || DV) && (OWN_KEYS || !DV), "what blocks own has these gradients");
+constexpr u32 OWNED_MATRICES = DX ? 2 : 1; // b is for dx alone
 
 // What a block does. Heads are fastest; when causal the last queries and the first keys have the most to do and come
 // first.

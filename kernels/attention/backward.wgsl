@@ -59,19 +59,19 @@ fn rowsum(
 const B_PLACE: u32 = MATRIX;      // the tile's second matrix
 const STATS: u32 = 2u * MATRIX;   // dkdv: a quad a query, of lse log2(e) and delta
 
-var<workgroup> shares: array<vec4<f32>, select(1u, 4u * ROWS * BLOCK, SPLIT > 1u)>;
+var<workgroup> shares: array<vec4<f32>, select(1u, 2u * FOURS * ROWS * BLOCK, SPLIT > 1u)>;
 var<workgroup> kept: array<u32, select(1u, TILE / 4u * BAND, DROPOUT)>; // [keys / 4][query]
 
-// What a team owns: its rows of a, times scale log2(e), and of b. And its rows' products with eight visited rows:
+// What a team owns: its rows of a, times scale log2(e), and of b. And its rows' products with STEP visited rows:
 // a's are the scores, b's are dO V^T.
 var<private> own_a: array<array<vec4<f32>, QUADS>, ROWS>;
 var<private> own_b: array<array<vec4<f32>, QUADS>, ROWS>;
-var<private> s: array<array<vec4<f32>, 2>, ROWS>;
-var<private> dp: array<array<vec4<f32>, 2>, ROWS>;
+var<private> s: array<array<vec4<f32>, FOURS>, ROWS>;
+var<private> dp: array<array<vec4<f32>, FOURS>, ROWS>;
 
 fn products(step: u32, member: u32, team: u32, lane: u32) {
     for (var r = 0u; r < ROWS; r++) {
-        for (var g = 0u; g < 2u; g++) {
+        for (var g = 0u; g < FOURS; g++) {
             s[r][g] = vec4(0.0);
             dp[r][g] = vec4(0.0);
         }
@@ -80,7 +80,7 @@ fn products(step: u32, member: u32, team: u32, lane: u32) {
         let at = (c * SPLIT + member) * STRIDE + step;
         let part_a = fetch(at, lane);
         let part_b = fetch(B_PLACE + at, lane);
-        for (var g = 0u; g < 2u; g++) {
+        for (var g = 0u; g < FOURS; g++) {
             let a4 = four(part_a, at, g);
             let b4 = four(part_b, B_PLACE + at, g);
             for (var r = 0u; r < ROWS; r++) {
@@ -91,12 +91,12 @@ fn products(step: u32, member: u32, team: u32, lane: u32) {
     }
     if (SPLIT > 1u) {
         let mine = team * SPLIT + member;
-        for (var n = 0u; n < 2u * ROWS; n++) {
-            shares[2u * n * BLOCK + mine] = s[n / 2u][n % 2u];
-            shares[(2u * n + 1u) * BLOCK + mine] = dp[n / 2u][n % 2u];
+        for (var n = 0u; n < FOURS * ROWS; n++) {
+            shares[2u * n * BLOCK + mine] = s[n / FOURS][n % FOURS];
+            shares[(2u * n + 1u) * BLOCK + mine] = dp[n / FOURS][n % FOURS];
         }
         workgroupBarrier();
-        for (var n = 0u; n < 2u * ROWS; n++) {
+        for (var n = 0u; n < FOURS * ROWS; n++) {
             // All members add in the same order, and so agree to the last bit.
             var x = vec4<f32>();
             var y = vec4<f32>();
@@ -104,8 +104,8 @@ fn products(step: u32, member: u32, team: u32, lane: u32) {
                 x += shares[2u * n * BLOCK + team * SPLIT + m];
                 y += shares[(2u * n + 1u) * BLOCK + team * SPLIT + m];
             }
-            s[n / 2u][n % 2u] = x;
-            dp[n / 2u][n % 2u] = y;
+            s[n / FOURS][n % FOURS] = x;
+            dp[n / FOURS][n % FOURS] = y;
         }
         workgroupBarrier();
     }
@@ -190,7 +190,7 @@ fn dq(
         for (var step = 0u; step < TILE; step += STEP) {
             products(step, member, team, lane);
             for (var r = 0u; r < ROWS; r++) {
-                for (var g = 0u; g < 2u; g++) {
+                for (var g = 0u; g < FOURS; g++) {
                     let w = weights(s[r][g], vec4(lse_row[r]), contains(keys[r], j0 + step + g * 4u));
                     var d = dp[r][g];
                     if (DROPOUT) {
@@ -204,7 +204,7 @@ fn dq(
             for (var c = 0u; c < QUADS; c++) {
                 let at = (c * SPLIT + member) * STRIDE + step;
                 let part = fetch(at, lane);
-                for (var g = 0u; g < 2u; g++) {
+                for (var g = 0u; g < FOURS; g++) {
                     let k4 = four(part, at, g);
                     for (var r = 0u; r < ROWS; r++) {
                         sum[r][c] += k4 * s[r][g];
@@ -305,7 +305,7 @@ fn dkdv(
             for (var step = 0u; step < TILE; step += STEP) {
                 products(step, member, team, lane);
                 let part = fetch(STATS + step, lane);
-                for (var g = 0u; g < 2u; g++) {
+                for (var g = 0u; g < FOURS; g++) {
                     let stats = transpose(four(part, STATS + step, g));
                     for (var r = 0u; r < ROWS; r++) {
                         let w = weights(s[r][g], stats[0], contains(queries[r], i0 + step + g * 4u));
@@ -327,7 +327,7 @@ fn dkdv(
                     let at = (c * SPLIT + member) * STRIDE + step;
                     let part_a = fetch(at, lane);
                     let part_b = fetch(B_PLACE + at, lane);
-                    for (var g = 0u; g < 2u; g++) {
+                    for (var g = 0u; g < FOURS; g++) {
                         let q4 = four(part_a, at, g);
                         let dout4 = four(part_b, B_PLACE + at, g);
                         for (var r = 0u; r < ROWS; r++) {

@@ -9,23 +9,22 @@
 // Everything lies in shared memory as f32, row by row as in global memory, swizzled (common/tile.cuh). a and b of a tile
 // have one place each, and come while the other is used.
 //
-// Constants: D        head size, a multiple of 8
+// Constants: D        head size, a multiple of 8 up to 256
 //            TEAMS    rows of threads, even
 //            BLOCK    16 * TEAMS
 //            ROWS     a team owns, a multiple of 4
 //            TILE     visited rows, 16 or 32
-//            OWN_KEYS: bool
+//            OWN_KEYS, DX, DV: bool  see backward.cuh
 //            DROPOUT: bool
 //            T        float, or f16 or bf16 which become f32 on the way to shared memory: all matrices
 // Parts:     common/ptx.cuh, common/tile.cuh, common/philox.cuh, attention/common.cuh, attention/simt.cuh,
 //            attention/backward.cuh, then this
 // Arguments: q [B, NH, Tq, D], k and v [B, NKV, Tk, D], dO [B, NH, Tq, D], stats [B, NH, Tq rounded up to even, 2] f32
-//            (backward_stats.cu), dx out, dv|null out, Params. dx is dk with OWN_KEYS, else dq; dv has the strides of
-//            dk. All but stats through the strides of Params, which with all starts are multiples of 4 elements.
+//            (backward_stats.cu), dx|null out, dv|null out, Params. dv has the strides of dk. All but stats through the strides of Params, which with all starts are multiples of 4 elements.
 // Grid:      ceil(rows / BAND) * B * heads blocks with BAND = TEAMS * ROWS: Tk and NKV with OWN_KEYS, else Tq and NH
-// Shared:    dynamic, 8 (BAND + TILE) D bytes for two owned and two visited matrices, and for weights 4 BAND TILE bytes,
-//            twice that with OWN_KEYS
-// Registers: ROWS * (D / 16 + TILE / 8) for sums, scores and dP; ROWS * D / 16 more with OWN_KEYS
+// Shared:    dynamic, 8 TILE D bytes for two visited matrices, 4 BAND D for each owned one, of which dx needs two, and for
+//            weights 4 BAND TILE bytes for dx and as much for dv
+// Registers: ROWS * (D / 16 + TILE / 8) for sums, scores and dP; ROWS * D / 16 more with DX and DV
 // Figures:   for four elements along D a thread reads ROWS + TILE / 16 quads for 4 ROWS TILE / 16 multiply-adds: 6 and
 //            32 at 4 rows and a tile of 32.
 
@@ -104,10 +103,10 @@ backward(const T* __restrict__ q, const T* __restrict__ k, const T* __restrict__
     extern __shared__ __align__(128) unsigned char shared[];
     unsigned char* const own_a = shared;
     unsigned char* const own_b = own_a + BAND * D * 4;
-    unsigned char* const tile_a = own_b + BAND * D * 4;
+    unsigned char* const tile_a = shared + OWNED_MATRICES * BAND * D * 4;
     unsigned char* const tile_b = tile_a + TILE * D * 4;
     float* const weights_a = reinterpret_cast<float*>(tile_b + TILE * D * 4);
-    float* const weights_b = weights_a + BAND * TILE;
+    float* const weights_b = weights_a + (DX ? BAND * TILE : 0);
 
     const Task task = Task::of(BAND, p);
     const u32 team = threadIdx.x / LANES, member = threadIdx.x % LANES, lane = threadIdx.x % WARP_SIZE;
@@ -140,7 +139,9 @@ backward(const T* __restrict__ q, const T* __restrict__ k, const T* __restrict__
                     (i32)(task.rows - task.row));
     };
     fetch_own(own_a, OWN_KEYS ? k : q, OWN_KEYS ? p.k : p.q);
-    fetch_own(own_b, OWN_KEYS ? v : dout, OWN_KEYS ? p.v : p.dout);
+    if constexpr (DX) {
+        fetch_own(own_b, OWN_KEYS ? v : dout, OWN_KEYS ? p.v : p.dout);
+    }
     fetch_b(); // in one group with the owned rows
     fetch_a();
 
@@ -169,8 +170,10 @@ backward(const T* __restrict__ q, const T* __restrict__ k, const T* __restrict__
             copy_wait<1>(); // b is there, a may not be
             __syncthreads();
             float slopes[ROWS][SEEN] = {}; // dP, then dS
-            multiply(slopes, own_b, tile_b, team, member);
-            if constexpr (OWN_KEYS) {
+            if constexpr (DX) {
+                multiply(slopes, own_b, tile_b, team, member);
+            }
+            if constexpr (DV) {
                 copy_wait<0>();
             } else {
                 __syncthreads(); // b is read
@@ -227,19 +230,23 @@ backward(const T* __restrict__ q, const T* __restrict__ k, const T* __restrict__
                     }
                     slope = weight * (slope - query.y);
                     const u32 place = weight_place(r, team, n * LANES + member);
-                    weights_a[place] = slope;
-                    if constexpr (OWN_KEYS) {
+                    if constexpr (DX) {
+                        weights_a[place] = slope;
+                    }
+                    if constexpr (DV) {
                         weights_b[place] = weights[r][n];
                     }
                 }
             }
             __syncwarp();
-            if constexpr (OWN_KEYS) {
+            if constexpr (DV) {
                 accumulate(sums_b, weights_b, tile_b, team, member);
                 __syncthreads(); // b is read
                 fetch_b();
             }
-            accumulate(sums_a, weights_a, tile_a, team, member);
+            if constexpr (DX) {
+                accumulate(sums_a, weights_a, tile_a, team, member);
+            }
             __syncthreads(); // a is read, and the weights
             fetch_a();
         }
@@ -267,8 +274,10 @@ backward(const T* __restrict__ q, const T* __restrict__ k, const T* __restrict__
             }
         }
     };
-    store(dx, sums_a, p.scale);
-    if constexpr (OWN_KEYS) {
+    if constexpr (DX) {
+        store(dx, sums_a, p.scale);
+    }
+    if constexpr (DV) {
         // What was kept by dropout.
         store(dv, sums_b, p.keep_scale);
     }

@@ -10,7 +10,7 @@
 //            SPLIT    invocations a team, a power of two
 //            ROWS     rows a team owns
 //            BLOCK    workgroup size, a multiple of 4 SPLIT, so that a band of keys starts at a multiple of 4
-//            TILE     rows a tile, a multiple of 8; it decides how much workgroup memory is used
+//            TILE     rows a tile, 4 or a multiple of 8; it decides how much workgroup memory is used
 //            DROPOUT: bool
 //            T        f32 or f16: q, k, v, o and their gradients; arithmetic is f32
 // Parts:     common/philox.wgsl, attention/lanes[_subgroup].wgsl, then this, then a pass
@@ -23,7 +23,8 @@ const QUADS: u32 = (D / 4u + SPLIT - 1u) / SPLIT; // of a row that one invocatio
 const LINE: u32 = QUADS * SPLIT;                  // of a row in the tile; those beyond D / 4 are zeros
 const TEAMS: u32 = BLOCK / SPLIT;
 const BAND: u32 = TEAMS * ROWS;                   // rows a workgroup owns
-const STEP: u32 = 8u;
+const STEP: u32 = min(TILE, 8u);
+const FOURS: u32 = STEP / 4u;
 // A tile lies in memory as [matrix][quad][row]. One quad of padding keeps a team's members, which read different
 // quads of the same row, in different banks.
 const STRIDE: u32 = TILE + 1u;

@@ -21,7 +21,7 @@
 
 const V_PLACE: u32 = MATRIX; // v's part of the tile, behind k's
 
-var<workgroup> shares: array<vec4<f32>, select(1u, 2u * ROWS * BLOCK, SPLIT > 1u)>;
+var<workgroup> shares: array<vec4<f32>, select(1u, FOURS * ROWS * BLOCK, SPLIT > 1u)>;
 var<workgroup> kept: array<u32, select(1u, TILE / 4u * BAND, DROPOUT)>; // [keys / 4][query]
 
 @compute @workgroup_size(BLOCK)
@@ -95,12 +95,12 @@ fn forward(
         workgroupBarrier();
 
         for (var step = 0u; step < TILE; step += STEP) {
-            // Scores with eight keys.
-            var s = array<array<vec4<f32>, 2>, ROWS>();
+            // Scores with STEP keys.
+            var s = array<array<vec4<f32>, FOURS>, ROWS>();
             for (var c = 0u; c < QUADS; c++) {
                 let at = (c * SPLIT + member) * STRIDE + step;
                 let part = fetch(at, lane);
-                for (var g = 0u; g < 2u; g++) {
+                for (var g = 0u; g < FOURS; g++) {
                     let k4 = four(part, at, g);
                     for (var r = 0u; r < ROWS; r++) {
                         s[r][g] += query[r][c] * k4;
@@ -108,17 +108,17 @@ fn forward(
                 }
             }
             if (SPLIT > 1u) {
-                for (var n = 0u; n < 2u * ROWS; n++) {
-                    shares[n * BLOCK + lid] = s[n / 2u][n % 2u];
+                for (var n = 0u; n < FOURS * ROWS; n++) {
+                    shares[n * BLOCK + lid] = s[n / FOURS][n % FOURS];
                 }
                 workgroupBarrier();
-                for (var n = 0u; n < 2u * ROWS; n++) {
+                for (var n = 0u; n < FOURS * ROWS; n++) {
                     // All members add in the same order, and so agree to the last bit.
                     var x = vec4<f32>();
                     for (var m = 0u; m < SPLIT; m++) {
                         x += shares[n * BLOCK + team * SPLIT + m];
                     }
-                    s[n / 2u][n % 2u] = x;
+                    s[n / FOURS][n % FOURS] = x;
                 }
                 workgroupBarrier();
             }
@@ -126,7 +126,7 @@ fn forward(
             // Their weights, not yet divided by the total.
             for (var r = 0u; r < ROWS; r++) {
                 var new_top = top[r];
-                for (var g = 0u; g < 2u; g++) {
+                for (var g = 0u; g < FOURS; g++) {
                     let x = select(vec4(LOWEST), s[r][g], contains(keys[r], j0 + step + g * 4u));
                     new_top = max(new_top, max(max(x.x, x.y), max(x.z, x.w)));
                     s[r][g] = x;
@@ -134,7 +134,7 @@ fn forward(
                 let shrink = exp2(top[r] - new_top);
                 top[r] = new_top;
                 var added = vec4<f32>();
-                for (var g = 0u; g < 2u; g++) {
+                for (var g = 0u; g < FOURS; g++) {
                     var w = select(vec4(0.0), exp2(s[r][g] - new_top), s[r][g] > vec4(LOWEST));
                     // The softmax's total counts what dropout drops.
                     added += w;
@@ -154,7 +154,7 @@ fn forward(
             for (var c = 0u; c < QUADS; c++) {
                 let at = V_PLACE + (c * SPLIT + member) * STRIDE + step;
                 let part = fetch(at, lane);
-                for (var g = 0u; g < 2u; g++) {
+                for (var g = 0u; g < FOURS; g++) {
                     let v4 = four(part, at, g);
                     for (var r = 0u; r < ROWS; r++) {
                         sum[r][c] += v4 * s[r][g];

@@ -1,4 +1,4 @@
-// How an invocation reads eight rows of the tile: from workgroup memory, all invocations at the same address.
+// How an invocation reads STEP rows of the tile: from workgroup memory, all invocations at the same address.
 // lanes_subgroup.wgsl is the other way.
 
 fn lane_index() -> u32 {

@@ -1,10 +1,10 @@
-// How an invocation reads eight rows of the tile, for software adapters: those load workgroup memory lane by lane, so
-// each lane loads one of the eight and hands it round. Needs subgroups of at least eight; further lanes of wider ones
+// How an invocation reads STEP rows of the tile, for software adapters: those load workgroup memory lane by lane, so
+// each lane loads one of the rows and hands it round. Needs subgroups of at least STEP; further lanes of wider ones
 // load the same again and nobody asks them. SPLIT must be 1.
 
-// This invocation's place among those of its subgroup, from 0 to 7.
+// This invocation's place among those of its subgroup, from 0 to STEP - 1.
 fn lane_index() -> u32 {
-    return subgroupExclusiveAdd(1u) % 8u;
+    return subgroupExclusiveAdd(1u) % STEP;
 }
 
 fn fetch(at: u32, lane: u32) -> vec4<f32> {

@@ -913,7 +913,7 @@ pub fn attention() -> Vec<Case> {
     let causal = AttentionOptions { causal: true, ..Default::default() };
     let window = |n| AttentionOptions { window: Some(n), ..causal };
     // B, NH, NKV, Tq, Tk, D
-    let sizes: [([usize; 6], AttentionOptions); 18] = [
+    let sizes: [([usize; 6], AttentionOptions); 23] = [
         ([1, 1, 1, 1, 1, 8], Default::default()),
         ([2, 2, 2, 5, 5, 8], Default::default()),
         ([2, 2, 2, 5, 5, 8], causal),
@@ -930,6 +930,11 @@ pub fn attention() -> Vec<Case> {
         ([1, 2, 1, 33, 129, 64], Default::default()),
         ([2, 2, 1, 63, 67, 40], AttentionOptions { dropout: 0.1, ..causal }),
         ([1, 1, 1, 130, 130, 128], window(17)),
+        ([1, 2, 1, 19, 35, 136], causal),
+        ([1, 2, 1, 33, 21, 160], AttentionOptions { dropout: 0.1, ..Default::default() }),
+        ([1, 1, 1, 37, 37, 200], window(9)),
+        ([1, 4, 2, 9, 40, 256], Default::default()),
+        ([2, 1, 1, 35, 35, 256], AttentionOptions { dropout: 0.2, ..causal }),
         ([1, 2, 1, 0, 3, 8], Default::default()),
         ([1, 2, 1, 3, 0, 8], Default::default()),
     ];

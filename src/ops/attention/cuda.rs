@@ -62,7 +62,11 @@ impl Plan {
         }
         // A few queries, as when text is generated: more than one warp would have none.
         if q_len <= 16 {
-            let tile = if d <= 64 { 64 } else { 32 };
+            let tile = match d {
+                ..=64 => 64,
+                ..=192 => 32,
+                _ => 16,
+            };
             return Plan::Mma { warps: 1, rows: 1, tile, keep_q: d <= 128 };
         }
         let (warps, rows, tile, keep_q) = match d {
@@ -153,11 +157,33 @@ pub(super) fn forward(device: &CudaDevice, spec: &Spec, x: &[Tensor]) -> Result<
     Ok(vec![sizes.heads_inside(o, heads, q_len)?, lse])
 }
 
-/// Which launch of the backward: its blocks own rows of q and give dq, or rows of k and v and give dk and dv.
+/// Which gradients a launch of the backward gives. Its blocks own rows of q, or else of k and v.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Owner {
-    Queries,
-    Keys,
+enum Gives {
+    Q,
+    KV,
+    K,
+    V,
+}
+
+impl Gives {
+    /// The launches of a backward. The sums of wide rows of dk and of dv do not fit into registers together.
+    fn all(head_dim: usize) -> &'static [Gives] {
+        if head_dim <= 128 { &[Gives::Q, Gives::KV] } else { &[Gives::Q, Gives::K, Gives::V] }
+    }
+
+    fn owns_keys(self) -> bool {
+        self != Gives::Q
+    }
+
+    /// dq or dk.
+    fn dx(self) -> bool {
+        self != Gives::V
+    }
+
+    fn dv(self) -> bool {
+        matches!(self, Gives::KV | Gives::V)
+    }
 }
 
 /// How a launch of the backward is cut, see kernels/attention/backward.cu and backward_simt.cu.
@@ -174,21 +200,30 @@ impl BackwardPlan {
         shared: usize,
         dtype: DType,
         d: usize,
-        owner: Owner,
+        gives: Gives,
         dropout: bool,
     ) -> BackwardPlan {
+        let fits = |plan: &BackwardPlan| plan.shared(d, gives) <= shared;
         if !tensor_cores(capability, dtype) {
-            let plan = |tile| BackwardPlan::Simt { teams: 8, rows: 4, tile };
-            return if plan(32).shared(d, owner) <= shared { plan(32) } else { plan(16) };
+            let plans = [(8, 32), (8, 16), (4, 16), (2, 16)];
+            let mut plans = plans.map(|(teams, tile)| BackwardPlan::Simt { teams, rows: 4, tile }).into_iter();
+            return plans.find(fits).expect("the last fits everywhere");
         }
-        let (rows, tile, step, keep) = match (owner, d) {
+        if d > 128 {
+            // As many warps as fit; the products of steps of 32 rows take the registers of wider rows' sums.
+            let steps: &[usize] = if d <= 192 || gives == Gives::V { &[32, 16] } else { &[16] };
+            let plan = |warps, step| BackwardPlan::Mma { warps, rows: 1, tile: step, step, keep: false };
+            let mut plans = [8, 4, 2, 1].into_iter().flat_map(|warps| steps.iter().map(move |&step| plan(warps, step)));
+            return plans.find(fits).expect("the last fits everywhere");
+        }
+        let (rows, tile, step, keep) = match (gives.owns_keys(), d) {
             // The bits of dropout take the registers of the second row.
-            (Owner::Keys, ..=64) if !dropout => (2, 32, 16, false),
+            (true, ..=64) if !dropout => (2, 32, 16, false),
             // So that two blocks fit into the 100 KiB of a multiprocessor.
-            (Owner::Keys, 97..) if shared < 128 << 10 => (1, 16, 16, false),
-            (Owner::Keys, _) => (1, 32, 32, false),
-            (Owner::Queries, ..=64) if !dropout => (2, 64, 16, true),
-            (Owner::Queries, _) => (1, 32, 32, true),
+            (true, 97..) if shared < 128 << 10 => (1, 16, 16, false),
+            (true, _) => (1, 32, 32, false),
+            (false, ..=64) if !dropout => (2, 64, 16, true),
+            (false, _) => (1, 32, 32, true),
         };
         BackwardPlan::Mma { warps: 4, rows, tile, step, keep }
     }
@@ -202,18 +237,19 @@ impl BackwardPlan {
     }
 
     /// Bytes of shared memory.
-    fn shared(&self, d: usize, owner: Owner) -> usize {
-        let (band, keys) = (self.band(), usize::from(owner == Owner::Keys));
+    fn shared(&self, d: usize, gives: Gives) -> usize {
+        let band = self.band();
+        let [keys, dx, dv] = [gives.owns_keys(), gives.dx(), gives.dv()].map(usize::from);
         match *self {
             BackwardPlan::Mma { tile, keep, .. } => {
                 let padded = d.next_multiple_of(16);
-                8 * tile * padded + keys * 16 * tile + if keep { 0 } else { 4 * band * padded }
+                8 * tile * padded + keys * 16 * tile + if keep { 0 } else { (1 + dx) * 2 * band * padded }
             }
-            BackwardPlan::Simt { tile, .. } => 8 * (band + tile) * d + (1 + keys) * 4 * band * tile,
+            BackwardPlan::Simt { tile, .. } => 4 * ((1 + dx) * band + 2 * tile) * d + (dx + dv) * 4 * band * tile,
         }
     }
 
-    fn kernel(&self, owner: Owner, head_dim: usize) -> Kernel {
+    fn kernel(&self, gives: Gives, head_dim: usize) -> Kernel {
         let name = "attention_backward";
         match *self {
             BackwardPlan::Mma { warps, rows, tile, step, keep } => Kernel::builtin(name, BACKWARD_MMA, "backward")
@@ -229,21 +265,23 @@ impl BackwardPlan {
                 .with("ROWS", rows as u32)
                 .with("TILE", tile as u32),
         }
-        .with("OWN_KEYS", owner == Owner::Keys)
+        .with("OWN_KEYS", gives.owns_keys())
+        .with("DX", gives.dx())
+        .with("DV", gives.dv())
         .with("D", head_dim as u32)
     }
 
-    fn grid(&self, sizes: &Sizes, owner: Owner) -> Grid {
-        let (rows, heads) = match owner {
-            Owner::Queries => (sizes.q_len, sizes.heads),
-            Owner::Keys => (sizes.k_len, sizes.kv_heads),
+    fn grid(&self, sizes: &Sizes, gives: Gives) -> Grid {
+        let (rows, heads) = match gives.owns_keys() {
+            false => (sizes.q_len, sizes.heads),
+            true => (sizes.k_len, sizes.kv_heads),
         };
         let threads = match *self {
             BackwardPlan::Mma { warps, .. } => 32 * warps,
             BackwardPlan::Simt { teams, .. } => 16 * teams,
         };
         let blocks = rows.div_ceil(self.band()) * sizes.batch * heads;
-        let shared = self.shared(sizes.head_dim, owner);
+        let shared = self.shared(sizes.head_dim, gives);
         Grid { blocks: [blocks as u32, 1, 1], threads: threads as u32, shared: shared as u32 }
     }
 }
@@ -269,7 +307,6 @@ pub(super) fn backward(device: &CudaDevice, spec: &Spec, x: &[Tensor]) -> Result
     let name = "attention_backward";
     let (capability, shared, dropout) =
         (device.compute_capability(), device.shared_per_block() as usize, spec.dropout.is_some());
-    let plan = |owner| BackwardPlan::of(capability, shared, dtype, head_dim, owner, dropout);
 
     // Loads of 16 bytes.
     let place = |x: &Tensor| in_lines(x, 16 / dtype.size(), 1);
@@ -295,21 +332,22 @@ pub(super) fn backward(device: &CudaDevice, spec: &Spec, x: &[Tensor]) -> Result
     let (dq, dq_buffer) = output(name, device, &Shape::from(x[0].elements()), dtype)?;
     let (dk, dk_buffer) = output(name, device, &Shape::from(x[1].elements()), dtype)?;
     let (dv, dv_buffer) = output(name, device, &Shape::from(x[1].elements()), dtype)?;
-    for (owner, dx, dv) in [(Owner::Queries, &dq_buffer, None), (Owner::Keys, &dk_buffer, Some(&dv_buffer))] {
-        let plan = plan(owner);
+    for &gives in Gives::all(head_dim) {
+        let plan = BackwardPlan::of(capability, shared, dtype, head_dim, gives, dropout);
+        let dx = if gives.owns_keys() { &dk_buffer } else { &dq_buffer };
         device.launch(
-            &plan.kernel(owner, head_dim).with("DROPOUT", dropout).with("T", dtype),
+            &plan.kernel(gives, head_dim).with("DROPOUT", dropout).with("T", dtype),
             &[
                 Binding::Read(&q),
                 Binding::Read(&k),
                 Binding::Read(&v),
                 Binding::Read(&dout),
                 Binding::Read(&stats),
-                Binding::Write(dx),
-                Binding::write(dv),
+                Binding::write(gives.dx().then_some(dx)),
+                Binding::write(gives.dv().then_some(&dv_buffer)),
             ],
             &params,
-            plan.grid(&sizes, owner),
+            plan.grid(&sizes, gives),
         )?;
     }
     Ok(vec![
@@ -320,15 +358,15 @@ pub(super) fn backward(device: &CudaDevice, spec: &Spec, x: &[Tensor]) -> Result
 }
 
 /// The head sizes at which plans change or registers are scarce, for many queries and for few; with dropout, and of bf16,
-/// which differs from f16 in one letter of `mma`, two of them.
+/// which differs from f16 in one letter of `mma`, some of them.
 #[cfg(all(test, feature = "cuda-sim"))]
 pub(crate) fn launched(architecture: Architecture) -> Vec<Launched> {
     let (capability, shared) = (architecture.compute_capability(), architecture.limits().shared_per_block() as usize);
     let mut all = Vec::new();
     for dtype in [DType::F32, DType::F16, DType::BF16] {
-        for head_dim in [8, 40, 64, 72, 96, 112, 128] {
+        for head_dim in [8, 40, 64, 72, 96, 112, 128, 136, 192, 256] {
             for dropout in [false, true] {
-                if (dropout || dtype == DType::BF16) && ![64, 128].contains(&head_dim) {
+                if (dropout || dtype == DType::BF16) && ![64, 128, 256].contains(&head_dim) {
                     continue;
                 }
                 let mut plans = [16, 1024].map(|q_len| Plan::of(capability, shared, dtype, head_dim, q_len, dropout)).to_vec();
@@ -343,14 +381,14 @@ pub(crate) fn launched(architecture: Architecture) -> Vec<Launched> {
                         local: false,
                     });
                 }
-                for owner in [Owner::Queries, Owner::Keys] {
-                    let plan = BackwardPlan::of(capability, shared, dtype, head_dim, owner, dropout);
+                for &gives in Gives::all(head_dim) {
+                    let plan = BackwardPlan::of(capability, shared, dtype, head_dim, gives, dropout);
                     let tensor_cores = matches!(plan, BackwardPlan::Mma { .. });
                     let (q_len, k_len) = (1024, 1024);
                     let sizes = Sizes { batch: 1, heads: 1, kv_heads: 1, q_len, k_len, head_dim };
                     all.push(Launched {
-                        kernel: plan.kernel(owner, head_dim).with("DROPOUT", dropout).with("T", dtype),
-                        grid: plan.grid(&sizes, owner),
+                        kernel: plan.kernel(gives, head_dim).with("DROPOUT", dropout).with("T", dtype),
+                        grid: plan.grid(&sizes, gives),
                         tensor_cores,
                         wide: dtype == DType::F32 || tensor_cores,
                         local: false,

@@ -212,7 +212,7 @@ impl Tensor {
     /// `softmax(q k^T scale + mask) v` with this tensor as q: PyTorch's `scaled_dot_product_attention`.
     ///
     /// q is `[B, NH, Tq, D]`, k and v are `[B, NKV, Tk, D]` where NKV divides NH: each key head serves
-    /// `NH / NKV` query heads in a row (grouped-query attention). D is a multiple of 8 from 8 to 128;
+    /// `NH / NKV` query heads in a row (grouped-query attention). D is a multiple of 8 from 8 to 256;
     /// Tq and Tk are free. The operands are read through their strides, so views of one `[B, T, 3 C]`
     /// projection need no copy, and the result lies in memory as `[B, Tq, NH, D]`:
     /// `.transpose(1, 2)?.reshape((b, t, c))` of it is free.
@@ -235,8 +235,8 @@ impl Tensor {
         if nkv == 0 || nh % nkv != 0 {
             return mismatch("the key heads must divide the query heads");
         }
-        if d == 0 || d % 8 != 0 || d > 128 {
-            return mismatch("the head size must be a multiple of 8, from 8 to 128");
+        if d == 0 || d % 8 != 0 || d > 256 {
+            return mismatch("the head size must be a multiple of 8, from 8 to 256");
         }
         let dtypes = [self.dtype(), k.dtype(), v.dtype()];
         if !self.dtype().is_float() || dtypes.iter().any(|&t| t != self.dtype()) {

@@ -51,12 +51,12 @@ impl Plan {
         };
         let fits = |tile: usize| {
             let line = head_dim.div_ceil(4).next_multiple_of(split);
-            let exchange = if split > 1 { matrices * rows * block } else { 1 };
+            let exchange = if split > 1 { matrices * rows * block * tile.min(8) / 8 } else { 1 };
             let kept = if spec.dropout.is_some() { tile / 4 * (block / split * rows) } else { 1 };
             16 * ((2 * line + 1) * (tile + 1) + exchange) + 4 * kept <= WORKGROUP_MEMORY
         };
-        let tile = if fits(16) { 16 } else { 8 };
-        Plan { split: split as u32, rows: rows as u32, block: block as u32, tile, subgroups }
+        let tile = [16, 8].into_iter().find(|&tile| fits(tile)).unwrap_or(4);
+        Plan { split: split as u32, rows: rows as u32, block: block as u32, tile: tile as u32, subgroups }
     }
 
     /// Workgroups for `owned` rows.
