@@ -15,9 +15,11 @@
 // Ids that are not below V add nothing.
 //
 // Constants: BLOCK       threads a block, a multiple of 32, at most 1024
-//            WIDTH       columns a thread of `sum`: 16 bytes of T if C and the buffers' starts are multiples of that, else 1
+//            WIDTH       columns a thread of `sum`: 16 bytes of the wider of T and D if C and the buffers' starts are
+//                        multiples of that, else 1
 //            ACCUMULATE  bool: add to what dtable holds instead of overwriting all of it
-//            T           float, f16 or bf16
+//            T           float, f16 or bf16: dout
+//            D           T or float: dtable. Gradients of 16-bit tables may be f32.
 // Parts:     this alone
 //
 // Entry count: ids [tokens] u32, counts [V] u32 in and out, zero at the start, Params
@@ -135,24 +137,24 @@ inline void add_rows(float (&sum)[WIDTH], const u32* slots, u32 first, u32 end, 
     }
 }
 
-inline void finish(float (&sum)[WIDTH], u32 n, T* to) {
+inline void finish(float (&sum)[WIDTH], u32 n, D* to) {
     if (ACCUMULATE && n == 0) {
         return;
     }
     if constexpr (ACCUMULATE) {
         float old[WIDTH];
-        Vec<T, WIDTH>::load(to).to_floats(old);
+        Vec<D, WIDTH>::load(to).to_floats(old);
 #pragma unroll
         for (u32 j = 0; j < WIDTH; j++) {
             sum[j] += old[j];
         }
     }
-    Vec<T, WIDTH>::of_floats(sum).store(to);
+    Vec<D, WIDTH>::of_floats(sum).store(to);
 }
 
 extern "C" __global__ void __launch_bounds__(BLOCK, 1)
 sum(const u32* __restrict__ counts, const u32* __restrict__ starts, const u32* __restrict__ slots,
-    const T* __restrict__ dout, T* __restrict__ dtable, const Params p) {
+    const T* __restrict__ dout, D* __restrict__ dtable, const Params p) {
     const u32 lane = threadIdx.x % WARP_SIZE, warp = threadIdx.x / WARP_SIZE;
     const u32 column_blocks = (p.C + WIDTH * WARP_SIZE - 1) / (WIDTH * WARP_SIZE);
     const u32 c = (blockIdx.x % column_blocks * WARP_SIZE + lane) * WIDTH;

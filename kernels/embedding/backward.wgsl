@@ -16,7 +16,8 @@
 // Constants: BLOCK       workgroup size
 //            LANES       power of two that divides BLOCK: lanes a column, in `sum` alone
 //            ACCUMULATE  bool: add to what dtable holds instead of overwriting all of it
-//            T           f32 or f16
+//            T           f32 or f16: dout
+//            D           T or f32: dtable. Gradients of f16 tables may be f32.
 //
 // Entry count: 1 ids [tokens] u32     2 counts [V] u32, zero at the start
 //              ceil(tokens / BLOCK) workgroups, folded
@@ -118,7 +119,7 @@ fn place(
 @group(0) @binding(2) var<storage, read> ends: array<u32>;
 @group(0) @binding(3) var<storage, read> sorted: array<u32>;
 @group(0) @binding(4) var<storage, read> dout: array<T>;
-@group(0) @binding(5) var<storage, read_write> dtable: array<T>;
+@group(0) @binding(5) var<storage, read_write> dtable: array<D>;
 
 const COLUMNS: u32 = BLOCK / LANES;
 var<workgroup> lane_sums: array<f32, BLOCK>;
@@ -154,9 +155,9 @@ fn sum(
         }
         let at = v * p.C + c;
         if (!ACCUMULATE) {
-            dtable[at] = T(total);
+            dtable[at] = D(total);
         } else if (n > 0u) {
-            dtable[at] = T(f32(dtable[at]) + total);
+            dtable[at] = D(f32(dtable[at]) + total);
         }
     }
 }

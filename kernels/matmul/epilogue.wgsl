@@ -13,7 +13,8 @@
 //
 // Constants: BIAS, SAVE_PRE, RESIDUAL, ACCUMULATE: bool
 //            ACTIVATION: u32
-//            T  f32 or f16
+//            T  f32 or f16: A, B, bias, residual, pre
+//            D  T or f32: d. Gradients of f16 weights may be f32.
 // Parts:     activation/functions.wgsl, then this
 // Bindings:  1 A     2 B: declared by the parts below that read them
 //            3 bias (any buffer unless BIAS)     4 residual (any buffer unless RESIDUAL)
@@ -35,7 +36,7 @@ struct Params {
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(3) var<storage, read> bias: array<T>;
 @group(0) @binding(4) var<storage, read> residual: array<T>;
-@group(0) @binding(5) var<storage, read_write> d: array<T>;
+@group(0) @binding(5) var<storage, read_write> d: array<D>;
 @group(0) @binding(6) var<storage, read_write> pre: array<T>;
 
 // Finishes the columns n .. n + 3 of row m of a batch's product; those beyond N are not there.
@@ -59,7 +60,7 @@ fn finish(sum: vec4<f32>, batch: u32, m: u32, n: u32) {
             if (ACCUMULATE) {
                 v += f32(d[to]);
             }
-            d[to] = T(v);
+            d[to] = D(v);
         }
     }
 }

@@ -8,7 +8,8 @@
 //
 // Constants: BLOCK  workgroup size
 //            HAS_BIAS, ACCUMULATE: bool
-//            T      f32 or f16
+//            T      f32 or f16: h and dy
+//            OUT    T or f32: dweight and dbias
 //
 // Entry chunk_sums: the shares of p.chunk rows each, one invocation a column
 //   Bindings: 1 h [rows, C]     2 dy [rows, C]     3 stats [rows, 2] f32     4 partials [chunks, 2, C] out, f32
@@ -61,8 +62,8 @@ fn chunk_sums(
 }
 
 @group(0) @binding(1) var<storage, read> shares: array<f32>;
-@group(0) @binding(2) var<storage, read_write> dweight: array<T>;
-@group(0) @binding(3) var<storage, read_write> dbias: array<T>;
+@group(0) @binding(2) var<storage, read_write> dweight: array<OUT>;
+@group(0) @binding(3) var<storage, read_write> dbias: array<OUT>;
 
 @compute @workgroup_size(BLOCK)
 fn totals(
@@ -86,11 +87,11 @@ fn totals(
     if (ACCUMULATE) {
         dw += f32(dweight[c]);
     }
-    dweight[c] = T(dw);
+    dweight[c] = OUT(dw);
     if (HAS_BIAS) {
         if (ACCUMULATE) {
             db += f32(dbias[c]);
         }
-        dbias[c] = T(db);
+        dbias[c] = OUT(db);
     }
 }

@@ -58,20 +58,25 @@ impl Edge {
 }
 
 /// The gradient of a [`Var`](crate::Var).
-#[derive(Default)]
 pub(crate) struct Leaf(pub Mutex<Slot>);
 
 /// A gradient's memory outlives the gradient: after `zero_grad` the next one is written over it.
-#[derive(Default)]
 pub(crate) struct Slot {
+    /// Of the gradient: the parameter's own, or f32.
+    pub dtype: DType,
     pub memory: Option<Tensor>,
     /// False if `memory` holds no gradient, only room for one.
     pub live: bool,
 }
 
 impl Leaf {
+    pub fn new(dtype: DType) -> Self {
+        Leaf(Mutex::new(Slot { dtype, memory: None, live: false }))
+    }
+
     fn accumulate(&self, grad: Tensor) -> Result<()> {
         let mut slot = self.0.lock();
+        let grad = grad.to_dtype(slot.dtype)?;
         match slot.memory.clone() {
             Some(memory) if slot.live => memory.add_assign(&grad)?,
             Some(memory) => memory.assign(&grad)?,
@@ -174,7 +179,7 @@ pub struct Backward<'a> {
     targets: Vec<Option<Target>>,
 }
 
-/// An existing place for a gradient: contiguous, of the input's shape and dtype.
+/// A place for a gradient: contiguous, of the input's shape and of [`Backward::grad_dtype`].
 #[derive(Clone)]
 pub struct Target {
     /// The place; an op that has written there returns this very tensor.
@@ -240,12 +245,21 @@ impl Backward<'_> {
         !matches!(self.node.inputs[i].edge, Edge::None)
     }
 
+    /// The dtype in which the gradient of input `i` is kept: the input's own, or f32 for a 16-bit
+    /// [`Var`](crate::Var) that [chose it](crate::Var::set_grad_dtype). Gradients of other dtypes are converted.
+    pub fn grad_dtype(&self, i: usize) -> DType {
+        match &self.node.inputs[i].edge {
+            Edge::Leaf(leaf) => leaf.0.lock().dtype,
+            _ => self.input_dtype(i),
+        }
+    }
+
     /// Frees the saved tensors and the consumed gradients before the next op allocates.
     fn finish(self) -> Vec<Option<Target>> {
         self.targets
     }
 
-    /// Where the gradient of input `i` already has a place. An op that can accumulate while it
+    /// Where the gradient of input `i` has its place, if it has one. An op that can accumulate while it
     /// computes writes there and returns `target.grad` itself; others ignore it.
     pub fn target(&self, i: usize) -> Option<&Target> {
         self.targets[i].as_ref()
@@ -255,24 +269,30 @@ impl Backward<'_> {
 /// The gradients on their way, by node and output, the newest node last.
 type Pending = BTreeMap<u64, (Arc<Node>, Vec<Option<Tensor>>)>;
 
-/// The place that input `i`'s gradient already has, if the op alone may write there.
-fn target(node: &Node, i: usize, pending: &Pending) -> Option<Target> {
+/// The place of input `i`'s gradient, if it has one and the op alone may write there.
+fn target(node: &Node, i: usize, pending: &Pending, device: &crate::Device) -> Result<Option<Target>> {
     let input = &node.inputs[i];
     if node.inputs.iter().enumerate().any(|(j, other)| j != i && other.edge.same(&input.edge)) {
-        return None;
+        return Ok(None);
     }
     match &input.edge {
-        Edge::None => None,
+        Edge::None => Ok(None),
         Edge::Leaf(leaf) => {
             let slot = leaf.0.lock();
-            let grad = slot.memory.clone()?;
-            Some(Target { grad, add: slot.live })
+            let grad = match &slot.memory {
+                Some(memory) => memory.clone(),
+                // What an op makes of its own would be rounded to the input's dtype.
+                None if slot.dtype != input.dtype => Tensor::uninit(&input.shape, slot.dtype, device)?,
+                None => return Ok(None),
+            };
+            Ok(Some(Target { grad, add: slot.live }))
         }
         Edge::Node(source, output) => {
-            let grad = pending.get(&source.id)?.1[*output].clone()?;
+            let grad = pending.get(&source.id).and_then(|(_, grads)| grads[*output].clone());
             // One handle is in `pending`, one is ours: nobody else sees this memory change.
-            let ours = grad.handles() == 2 && grad.storage_handles() == 1 && grad.is_contiguous();
-            ours.then_some(Target { grad, add: true })
+            let ours =
+                |grad: &Tensor| grad.handles() == 2 && grad.storage_handles() == 1 && grad.is_contiguous();
+            Ok(grad.filter(ours).map(|grad| Target { grad, add: true }))
         }
     }
 }
@@ -282,6 +302,7 @@ fn deliver(edge: &Edge, grad: Tensor, pending: &mut Pending) -> Result<()> {
         Edge::None => Ok(()),
         Edge::Leaf(leaf) => leaf.accumulate(grad),
         Edge::Node(node, output) => {
+            let grad = grad.to_dtype(node.outputs[*output].1)?;
             let slot = &mut pending
                 .entry(node.id)
                 .or_insert_with(|| (node.clone(), vec![None; node.outputs.len()]))
@@ -338,8 +359,9 @@ fn run(roots: &[(&Tensor, Tensor)], one: Option<&Tensor>) -> Result<()> {
                 let saved = saved.inputs.iter().chain(&saved.outputs).flatten().map(|s| &s.0);
                 grads.iter().flatten().chain(saved).any(|r| r.same_storage(&t.grad))
             };
-            let targets =
-                (0..node.inputs.len()).map(|i| target(&node, i, &pending).filter(|t| !read(t))).collect();
+            let targets = (0..node.inputs.len())
+                .map(|i| Ok(target(&node, i, &pending, &device)?.filter(|t| !read(t))))
+                .collect::<Result<_>>()?;
             let ctx = Backward { node: &node, saved, grads, one, device, targets };
             let results = node.op.backward(&ctx)?;
             let targets = ctx.finish();
@@ -352,7 +374,8 @@ fn run(roots: &[(&Tensor, Tensor)], one: Option<&Tensor>) -> Result<()> {
                 if target.is_some_and(|t| t.grad.is(&grad)) {
                     // The op has accumulated in place: the gradient is where it belongs.
                     if let Edge::Leaf(leaf) = &input.edge {
-                        leaf.0.lock().live = true;
+                        let mut slot = leaf.0.lock();
+                        (slot.memory, slot.live) = (Some(grad), true);
                     }
                     continue;
                 }
@@ -360,7 +383,7 @@ fn run(roots: &[(&Tensor, Tensor)], one: Option<&Tensor>) -> Result<()> {
                     let reason = format!("the gradient of {} has the wrong shape", node.op.name());
                     return Err(Error::shape("backward", &[&input.shape, grad.shape()], reason));
                 }
-                deliver(&input.edge, grad.to_dtype(input.dtype)?, &mut pending)?;
+                deliver(&input.edge, grad, &mut pending)?;
             }
         }
         Ok(())

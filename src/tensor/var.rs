@@ -5,8 +5,8 @@ use std::ops::Deref;
 use std::sync::Arc;
 
 use super::Tensor;
-use super::autograd::{Edge, Leaf, Slot};
-use crate::{Error, Result};
+use super::autograd::{Edge, Leaf};
+use crate::{DType, Error, Result};
 
 /// A tensor whose gradient is wanted: a parameter. Clones are the same parameter.
 ///
@@ -23,7 +23,7 @@ impl Var {
         if !tensor.dtype().is_float() {
             return Err(Error::dtype("var", &[tensor.dtype()], "only float tensors have gradients"));
         }
-        let leaf = Arc::new(Leaf::default());
+        let leaf = Arc::new(Leaf::new(tensor.dtype()));
         let tensor = tensor.detach().copy()?.with_edge(Edge::Leaf(leaf.clone()));
         Ok(Var { tensor, leaf })
     }
@@ -39,6 +39,32 @@ impl Var {
         if slot.live { slot.memory.clone() } else { None }
     }
 
+    /// The dtype of the gradient: the parameter's own, unless [`Var::set_grad_dtype`] chose f32.
+    pub fn grad_dtype(&self) -> DType {
+        self.leaf.0.lock().dtype
+    }
+
+    /// Keeps the gradient in `dtype` (PyTorch: `Tensor.grad_dtype`): a 16-bit parameter's own, or f32, in which many
+    /// small gradients add up without loss. Ops that make sums, such as matrix products, embeddings, norms and biases, add
+    /// them there unrounded; what else arrives is widened. A gradient that is there is converted.
+    ///
+    /// # Errors
+    /// [`Error::DType`] unless `dtype` is the parameter's own, or f32 for a parameter of f16 or bf16.
+    pub fn set_grad_dtype(&self, dtype: DType) -> Result<()> {
+        let own = self.dtype();
+        if dtype != own && !(dtype == DType::F32 && own.size() == 2) {
+            let reason = "a gradient has its parameter's dtype, or f32 beside f16 and bf16";
+            return Err(Error::dtype("set_grad_dtype", &[own, dtype], reason));
+        }
+        let mut slot = self.leaf.0.lock();
+        if slot.dtype != dtype {
+            let live = slot.live;
+            slot.memory = slot.memory.take().filter(|_| live).map(|grad| grad.to_dtype(dtype)).transpose()?;
+            slot.dtype = dtype;
+        }
+        Ok(())
+    }
+
     /// Forgets the gradient. Its memory is kept: the next backward writes over it.
     pub fn zero_grad(&self) {
         self.leaf.0.lock().live = false;
@@ -46,7 +72,8 @@ impl Var {
 
     /// Forgets the gradient and frees its memory.
     pub fn clear_grad(&self) {
-        *self.leaf.0.lock() = Slot::default();
+        let mut slot = self.leaf.0.lock();
+        (slot.memory, slot.live) = (None, false);
     }
 
     /// Overwrites the values. A graph that saved the old ones refuses to run backward.

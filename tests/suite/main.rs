@@ -16,6 +16,7 @@ mod errors;
 mod gradients;
 mod harness;
 mod layout;
+mod mixed;
 mod optim;
 mod parity;
 mod random;

@@ -49,15 +49,16 @@ pub fn accumulate(device: &CudaDevice, ids: &Tensor, dout: &Tensor, grad: &Tenso
     let owners = rows.min(OWNERS).max(rows.div_ceil(WARP)).next_power_of_two();
     let params =
         Params { tokens: tokens as u32, cols: cols as u32, rows: rows as u32, owners: owners as u32 };
-    let dtype = grad.dtype();
+    let (from, to) = (dout.dtype(), grad.dtype());
     let (ids, dout, grad) = (ids.cuda()?, dout.cuda()?, grad.cuda()?);
-    let width = width(dtype, cols, [&dout, &grad]);
+    let width = width(if from.size() > to.size() { from } else { to }, cols, [&dout, &grad]);
     let kernel = |entry, block: u32| {
         Kernel::builtin("embedding_backward", BACKWARD, entry)
             .with("BLOCK", block)
             .with("WIDTH", width as u32)
             .with("ACCUMULATE", add)
-            .with("T", dtype)
+            .with("T", from)
+            .with("D", to)
     };
     let op = "embedding_backward";
     // The scan takes four ids at a time.

@@ -52,10 +52,10 @@ impl Op for Embedding {
     fn backward(&self, ctx: &Backward<'_>) -> Result<Vec<Option<Tensor>>> {
         let (ids, dout) = (ctx.input(1)?, ctx.grad(0)?);
         // The table's gradient is large and this op touches few rows of it: add in place if it has a
-        // place. Otherwise make one of the gradient's compute dtype, all zeros.
+        // place that kernels can write. Otherwise make one of the gradient's compute dtype, all zeros.
         let compute = dout.device().compute_dtype(dout.dtype());
         let target = match ctx.target(0) {
-            Some(target) if target.grad.dtype() == compute => target.clone(),
+            Some(target) if [compute, DType::F32].contains(&target.grad.dtype()) => target.clone(),
             _ => {
                 let grad = Tensor::uninit(ctx.input_shape(0), compute, &dout.device())?;
                 Target { grad, add: false }

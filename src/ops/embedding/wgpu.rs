@@ -44,7 +44,8 @@ pub fn accumulate(device: &WgpuDevice, ids: &Tensor, dout: &Tensor, grad: &Tenso
             .with("BLOCK", BLOCK)
             .with("LANES", lanes)
             .with("ACCUMULATE", add)
-            .with("T", grad.dtype())
+            .with("T", dout.dtype())
+            .with("D", grad.dtype())
     };
     let op = "embedding_backward";
     let (counts, starts) = (device.alloc(op, rows * 4)?, device.alloc(op, rows * 4)?);

@@ -42,26 +42,36 @@ pub(super) fn product(device: &CudaDevice, p: &Product<'_>) -> Result<Vec<Tensor
     let (b1, b2, m, _, n) = p.sizes();
     let shape = Shape::from((b1, b2, m, n));
     let (d, d_buffer) = output("matmul", device, &shape, p.a.dtype())?;
+    let place = Place { buffer: &d_buffer, offset: 0, dtype: d.dtype() };
     if !p.keep_pre {
-        launch(device, p, (&d_buffer, 0), None, false)?;
+        launch(device, p, place, None, false)?;
         return Ok(vec![d]);
     }
     let (pre, pre_buffer) = output("matmul", device, &shape, p.a.dtype())?;
-    launch(device, p, (&d_buffer, 0), Some(&pre_buffer), false)?;
+    launch(device, p, place, Some(&pre_buffer), false)?;
     Ok(vec![d, pre])
 }
 
 /// `to = a b`, or `to += a b`; `to` is contiguous.
 pub(super) fn accumulate(device: &CudaDevice, p: &Product<'_>, to: &Tensor, add: bool) -> Result<()> {
     to.storage().written();
-    launch(device, p, (&to.cuda_storage()?, to.layout().offset), None, add)
+    launch(device, p, Place { buffer: &to.cuda_storage()?, offset: to.layout().offset, dtype: to.dtype() }, None, add)
 }
 
-/// Writes the product, or with `add` adds it, to the elements of `d` from `d_offset` on.
+/// Where a product goes.
+struct Place<'a> {
+    buffer: &'a Buffer,
+    /// In elements.
+    offset: usize,
+    /// That of the operands, or f32.
+    dtype: DType,
+}
+
+/// Writes the product, or with `add` adds it, to `d`.
 fn launch(
     device: &CudaDevice,
     p: &Product<'_>,
-    (d, d_offset): (&Buffer, usize),
+    d: Place<'_>,
     pre: Option<&Buffer>,
     add: bool,
 ) -> Result<()> {
@@ -84,16 +94,17 @@ fn launch(
         inner: b2 as u32,
         a_offset: a.offset,
         b_offset: b.offset,
-        d_offset: d_offset as u32,
+        d_offset: d.offset as u32,
         a_strides: a.strides,
         b_strides: b.strides,
         splits: plan.splits as u32,
         split_k: plan.share(k) as u32,
     };
-    let whole = |x: usize| x.is_multiple_of(16 / dtype.size());
+    // What one thread of the epilogue finishes: 16 bytes of the wider type.
+    let neighbours = 16 / dtype.size().max(d.dtype.size());
     let starts = [bias.as_ref(), residual.as_ref()];
-    let lines_out = whole(n)
-        && whole(d_offset)
+    let lines_out = n.is_multiple_of(neighbours)
+        && d.offset.is_multiple_of(neighbours)
         && starts.into_iter().flatten().all(|buffer| buffer.address().is_multiple_of(16));
     let finish = Finish {
         bias: bias.is_some(),
@@ -101,6 +112,7 @@ fn launch(
         activation: p.activation.code(),
         residual: residual.is_some(),
         add,
+        wide: d.dtype != dtype,
     };
     let line = plan.line();
     let access = Access { across: [a.across, b.across], lines: [a.in_lines_of(line), b.in_lines_of(line)] };
@@ -114,7 +126,7 @@ fn launch(
             Binding::Read(&b_buffer),
             Binding::read(bias.as_ref().filter(|_| !cut)),
             Binding::read(residual.as_ref().filter(|_| !cut)),
-            Binding::Write(d),
+            Binding::Write(d.buffer),
             Binding::write(pre.filter(|_| !cut)),
             Binding::write(partials.as_ref()),
         ],
@@ -123,14 +135,14 @@ fn launch(
     )?;
     let Some(partials) = partials else { return Ok(()) };
     let kernel = splits_kernel(dtype, finish, lines_out);
-    let blocks = (m * n.div_ceil(16 / dtype.size()) * batch).div_ceil(BLOCK as usize);
+    let blocks = (m * n.div_ceil(neighbours) * batch).div_ceil(BLOCK as usize);
     device.launch(
         &kernel,
         &[
             Binding::Read(&partials),
             Binding::read(bias.as_ref()),
             Binding::read(residual.as_ref()),
-            Binding::Write(d),
+            Binding::Write(d.buffer),
             Binding::write(pre),
         ],
         &params,
@@ -146,6 +158,8 @@ struct Finish {
     activation: u32,
     residual: bool,
     add: bool,
+    /// To f32, of whatever operands.
+    wide: bool,
 }
 
 impl Finish {
@@ -156,6 +170,11 @@ impl Finish {
             .with("ACTIVATION", self.activation)
             .with("RESIDUAL", self.residual)
             .with("ACCUMULATE", self.add)
+    }
+
+    /// What becomes of products of `dtype`.
+    fn result(self, dtype: DType) -> DType {
+        if self.wide { DType::F32 } else { dtype }
     }
 }
 
@@ -168,7 +187,8 @@ struct Access {
 
 fn splits_kernel(dtype: DType, finish: Finish, lines_out: bool) -> Kernel {
     let kernel = Kernel::builtin("matmul_splits", SPLITS, "splits").with("BLOCK", BLOCK);
-    finish.specialise(kernel).with("SPLIT", false).with("D_LINES", lines_out).with("T", dtype).with("D", dtype)
+    let kernel = finish.specialise(kernel).with("SPLIT", false).with("D_LINES", lines_out);
+    kernel.with("T", dtype).with("D", finish.result(dtype))
 }
 
 /// The part of the product of one block.
@@ -311,8 +331,9 @@ impl Plan {
             .with("A_LINES", access.lines[0])
             .with("B_LINES", access.lines[1]);
         // Shares are added up, and finished, by splits.cu.
-        let kernel = if cut { Finish::default() } else { finish }.specialise(kernel);
-        kernel.with("SPLIT", cut).with("D_LINES", lines_out).with("T", self.dtype).with("D", self.dtype)
+        let finish = if cut { Finish::default() } else { finish };
+        let kernel = finish.specialise(kernel).with("SPLIT", cut).with("D_LINES", lines_out);
+        kernel.with("T", self.dtype).with("D", finish.result(self.dtype))
     }
 
     fn grid(&self, m: usize, n: usize, batch: usize) -> Grid {
@@ -334,8 +355,8 @@ impl Plan {
 #[cfg(all(test, feature = "cuda-sim"))]
 pub(crate) fn launched(architecture: Architecture) -> Vec<Launched> {
     let capability = architecture.compute_capability();
-    let rich = |activation| Finish { bias: true, pre: true, activation, residual: true, add: false };
-    let add = Finish { add: true, ..Finish::default() };
+    let rich = |activation| Finish { bias: true, pre: true, activation, residual: true, add: false, wide: false };
+    let add = |wide| Finish { add: true, wide, ..Finish::default() };
     let mut all = Vec::new();
     for (dtype, tf32) in [(DType::F32, false), (DType::F32, true), (DType::F16, false), (DType::BF16, false)] {
         if tf32 && capability < TF32_SINCE {
@@ -363,7 +384,10 @@ pub(crate) fn launched(architecture: Architecture) -> Vec<Launched> {
                 }
                 push(&plan, [false, false], [lines; 2], rich(1), true);
                 push(&plan, [false, false], [lines; 2], rich(2), false);
-                push(&plan, [true, true], [lines; 2], add, true);
+                push(&plan, [true, true], [lines; 2], add(false), true);
+                if dtype != DType::F32 {
+                    push(&plan, [true, true], [lines; 2], add(true), true);
+                }
                 if gather {
                     push(&plan, [false, true], [true, false], rich(3), false);
                     push(&plan, [true, false], [false, true], rich(3), false);
@@ -373,7 +397,9 @@ pub(crate) fn launched(architecture: Architecture) -> Vec<Launched> {
             }
         }
         for lines_out in [true, false] {
-            all.push(Launched::plain(splits_kernel(dtype, rich(1), lines_out), BLOCK, lines_out));
+            for finish in [rich(1), add(dtype != DType::F32)] {
+                all.push(Launched::plain(splits_kernel(dtype, finish, lines_out), BLOCK, lines_out));
+            }
         }
     }
     all

@@ -17,7 +17,7 @@ use crate::device::cuda::CudaDevice;
 use crate::device::wgpu::WgpuDevice;
 use crate::op::{Op, Saves, apply1};
 use crate::tensor::Data;
-use crate::{D, Error, Result, Shape, Tensor};
+use crate::{D, DType, Error, Result, Shape, Tensor};
 
 /// The function that `linear_activation` applies to its sums.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -202,7 +202,8 @@ impl Op for Matmul {
             grads[1] = Some(db.reshape(ctx.input_shape(1))?);
         }
         if self.bias {
-            let dbias = if ctx.needs(2) { Some(dsum.sum_to(ctx.input_shape(2))?) } else { None };
+            let sum = || dsum.sum_to_as(ctx.input_shape(2), ctx.grad_dtype(2));
+            let dbias = ctx.needs(2).then(sum).transpose()?;
             grads.push(dbias);
         }
         if self.residual {
@@ -212,12 +213,13 @@ impl Op for Matmul {
     }
 }
 
-/// `a b`, into the gradient's place if there is one that kernels can write.
+/// `a b`, into the gradient's place if there is one that kernels can write: in the dtype that they compute in, or f32.
 fn product_into(a: &Tensor, b: &Tensor, target: Option<&Target>) -> Result<Tensor> {
-    let native = a.device().compute_dtype(a.dtype()) == a.dtype() && a.dtype() == b.dtype();
+    let compute = a.device().compute_dtype(a.dtype());
     match target {
-        Some(target) if native && target.grad.dtype() == a.dtype() => {
-            let product = Product::plain(a, b);
+        Some(target) if a.dtype() == b.dtype() && [compute, DType::F32].contains(&target.grad.dtype()) => {
+            let (a, b) = (a.to_dtype(compute)?, b.to_dtype(compute)?);
+            let product = Product::plain(&a, &b);
             match &target.grad.storage().data {
                 Data::Cpu(_) => cpu::accumulate(&product, &target.grad, target.add)?,
                 #[cfg(feature = "cuda")]

@@ -3,7 +3,7 @@ use bytemuck::{Pod, Zeroable};
 use super::{Operand, Product};
 use crate::device::wgpu::{Binding, Buffer, Kernel, WgpuDevice, fold_groups};
 use crate::ops::launch::wgpu::{ACTIVATIONS, output};
-use crate::{Result, Shape, Tensor};
+use crate::{DType, Result, Shape, Tensor};
 
 const EPILOGUE: &str = include_str!("../../../kernels/matmul/epilogue.wgsl");
 const A_QUADS: &str = include_str!("../../../kernels/matmul/a_quads.wgsl");
@@ -36,26 +36,36 @@ pub fn product(device: &WgpuDevice, p: &Product<'_>) -> Result<Vec<Tensor>> {
     let (b1, b2, m, _, n) = p.sizes();
     let shape = Shape::from((b1, b2, m, n));
     let (d, d_buffer) = output("matmul", device, &shape, p.a.dtype())?;
+    let place = Place { buffer: &d_buffer, offset: 0, dtype: d.dtype() };
     if !p.keep_pre {
-        launch(device, p, (&d_buffer, 0), None, false)?;
+        launch(device, p, place, None, false)?;
         return Ok(vec![d]);
     }
     let (pre, pre_buffer) = output("matmul", device, &shape, p.a.dtype())?;
-    launch(device, p, (&d_buffer, 0), Some(&pre_buffer), false)?;
+    launch(device, p, place, Some(&pre_buffer), false)?;
     Ok(vec![d, pre])
 }
 
 /// `to = a b`, or `to += a b`; `to` is contiguous.
 pub fn accumulate(device: &WgpuDevice, p: &Product<'_>, to: &Tensor, add: bool) -> Result<()> {
     to.storage().written();
-    launch(device, p, (&to.wgpu_storage()?, to.layout().offset), None, add)
+    launch(device, p, Place { buffer: &to.wgpu_storage()?, offset: to.layout().offset, dtype: to.dtype() }, None, add)
 }
 
-/// Writes the product, or with `add` adds it, to the elements of `d` from `d_offset` on.
+/// Where a product goes.
+struct Place<'a> {
+    buffer: &'a Buffer,
+    /// In elements.
+    offset: usize,
+    /// That of the operands, or f32.
+    dtype: DType,
+}
+
+/// Writes the product, or with `add` adds it, to `d`.
 fn launch(
     device: &WgpuDevice,
     p: &Product<'_>,
-    (d, d_offset): (&Buffer, usize),
+    d: Place<'_>,
     pre: Option<&Buffer>,
     add: bool,
 ) -> Result<()> {
@@ -80,7 +90,7 @@ fn launch(
         inner: b2 as u32,
         a_offset: a.offset,
         b_offset: b.offset,
-        d_offset: d_offset as u32,
+        d_offset: d.offset as u32,
         a_strides: a.strides,
         b_strides: b.strides,
     };
@@ -95,7 +105,8 @@ fn launch(
         .with("ACTIVATION", p.activation.code())
         .with("RESIDUAL", p.residual.is_some())
         .with("ACCUMULATE", add)
-        .with("T", p.a.dtype());
+        .with("T", p.a.dtype())
+        .with("D", d.dtype);
 
     let bias = p.bias.map(Tensor::wgpu).transpose()?;
     let residual = p.residual.map(Tensor::wgpu).transpose()?;
@@ -106,8 +117,8 @@ fn launch(
         Binding::Read(&b_buffer),
         Binding::Read(bias.as_ref().unwrap_or(&a_buffer)),
         Binding::Read(residual.as_ref().unwrap_or(&a_buffer)),
-        Binding::Write(d),
-        Binding::Write(pre.or(spare.as_ref()).unwrap_or(d)),
+        Binding::Write(d.buffer),
+        Binding::Write(pre.or(spare.as_ref()).unwrap_or(d.buffer)),
     ];
     device.run(&plan.specialise(kernel), &bindings, &params, plan.groups(m, n, batch))
 }

@@ -4,6 +4,7 @@ use super::{Kind, Norm, NormBackward, rows};
 use crate::device::cuda::{Binding, CudaDevice, Grid, Kernel, cuda_source};
 #[cfg(all(test, feature = "cuda-sim"))]
 use crate::device::cuda::resources::Launched;
+use crate::op::Op;
 use crate::ops::launch::cuda::{REDUCE, ROWS, RowPlan, output, width};
 use crate::{DType, Result, Shape, Tensor};
 
@@ -73,14 +74,14 @@ fn backward_kernel(plan: &RowPlan, rms: bool, dsum: bool, bias: bool, dtype: DTy
         .with("T", dtype)
 }
 
-fn weight_kernel(entry: &'static str, width: usize, bias: bool, dtype: DType) -> Kernel {
+fn weight_kernel(entry: &'static str, width: usize, bias: bool, dtype: DType, out: DType) -> Kernel {
     Kernel::builtin("norm_backward_weight", BACKWARD_WEIGHT, entry)
         .with("BLOCK", BLOCK)
         .with("WIDTH", width as u32)
         .with("HAS_BIAS", bias)
         .with("ACCUMULATE", false)
         .with("T", dtype)
-        .with("OUT", dtype)
+        .with("OUT", out)
 }
 
 pub(super) fn forward(device: &CudaDevice, op: &Norm, x: &[Tensor]) -> Result<Vec<Tensor>> {
@@ -143,7 +144,8 @@ pub(super) fn backward(device: &CudaDevice, op: &NormBackward, x: &[Tensor]) -> 
 
     let params =
         BackwardWeight { rows: rows as u32, cols: cols as u32, chunk: CHUNK as u32, chunks: chunks as u32 };
-    let weight_kernel = |entry| weight_kernel(entry, wide, op.bias, dtype);
+    let out = op.output_dtype(1, dtype);
+    let weight_kernel = |entry| weight_kernel(entry, wide, op.bias, dtype, out);
     if !along {
         let columns = cols.div_ceil(wide * BLOCK as usize);
         device.launch(
@@ -153,8 +155,8 @@ pub(super) fn backward(device: &CudaDevice, op: &NormBackward, x: &[Tensor]) -> 
             Grid { blocks: [(columns * chunks) as u32, 1, 1], threads: BLOCK, shared: 0 },
         )?;
     }
-    let (dweight, dweight_buffer) = output("norm_backward", device, x[1].shape(), dtype)?;
-    let dbias = if op.bias { Some(output("norm_backward", device, x[1].shape(), dtype)?) } else { None };
+    let (dweight, dweight_buffer) = output("norm_backward", device, x[1].shape(), out)?;
+    let dbias = if op.bias { Some(output("norm_backward", device, x[1].shape(), out)?) } else { None };
     device.launch(
         &weight_kernel("totals"),
         &[
@@ -188,9 +190,11 @@ pub(crate) fn launched() -> Vec<Launched> {
         }
         for width in [1, 16 / dtype.size()] {
             for bias in [false, true] {
-                let sums = weight_kernel("chunk_sums", width, bias, dtype);
+                let sums = weight_kernel("chunk_sums", width, bias, dtype, dtype);
                 all.push(Launched::plain(sums, BLOCK, width > 1));
-                all.push(Launched::plain(weight_kernel("totals", width, bias, dtype), BLOCK, false));
+                for out in [dtype, DType::F32] {
+                    all.push(Launched::plain(weight_kernel("totals", width, bias, dtype, out), BLOCK, false));
+                }
             }
         }
     }

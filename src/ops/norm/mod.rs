@@ -16,7 +16,7 @@ use crate::device::cuda::CudaDevice;
 use crate::device::wgpu::WgpuDevice;
 use crate::op::{Op, Saves, apply, apply1};
 use crate::ops::with_real;
-use crate::{Error, Result, Tensor};
+use crate::{DType, Error, Result, Tensor};
 
 /// Inputs `[x, weight, bias?]`, or `[x, weight, residual, bias?]`; outputs `[y]`, or `[y, x + residual]`.
 /// After them comes one tensor of statistics, two numbers a row, laid out as each backend likes it.
@@ -104,7 +104,9 @@ impl Op for Norm {
     }
 
     fn backward(&self, ctx: &Backward<'_>) -> Result<Vec<Option<Tensor>>> {
-        let op = NormBackward { kind: self.kind, bias: self.bias, dsum: ctx.grad_if_any(1).is_some() };
+        let bias = 2 + usize::from(self.residual);
+        let wide = ctx.grad_dtype(1) == DType::F32 || self.bias && ctx.grad_dtype(bias) == DType::F32;
+        let op = NormBackward { kind: self.kind, bias: self.bias, dsum: ctx.grad_if_any(1).is_some(), wide };
         let dy = ctx.grad(0)?;
         let (h, stats) = match self.residual {
             false => (ctx.input(0)?, ctx.output(1)?),
@@ -127,6 +129,8 @@ struct NormBackward {
     kind: Kind,
     bias: bool,
     dsum: bool,
+    /// The gradients of weight and bias are wanted in f32, whatever dtype the rest has.
+    wide: bool,
 }
 
 impl NormBackward {
@@ -163,6 +167,10 @@ impl NormBackward {
 impl Op for NormBackward {
     fn name(&self) -> &'static str {
         "norm_backward"
+    }
+
+    fn output_dtype(&self, i: usize, dtype: DType) -> DType {
+        if i > 0 && self.wide { DType::F32 } else { dtype }
     }
 
     fn outputs(&self) -> usize {

@@ -2,6 +2,7 @@ use bytemuck::{Pod, Zeroable};
 
 use super::{Kind, Norm, NormBackward, rows};
 use crate::device::wgpu::{Binding, Kernel, WgpuDevice, fold_groups};
+use crate::op::Op;
 use crate::ops::launch::wgpu::{block, output, reduction};
 use crate::{DType, Result, Shape, Tensor};
 
@@ -87,18 +88,20 @@ pub fn backward(device: &WgpuDevice, op: &NormBackward, x: &[Tensor]) -> Result<
     device.run(&kernel, &bindings, &params, fold_groups(rows))?;
 
     let partials = device.alloc("norm_backward", chunks * 2 * cols * 4)?;
+    let out = op.output_dtype(1, dtype);
     let weight_kernel = |entry| {
         Kernel::builtin("norm_backward_weight", BACKWARD_WEIGHT, entry)
             .with("BLOCK", BLOCK)
             .with("HAS_BIAS", op.bias)
             .with("ACCUMULATE", false)
             .with("T", dtype)
+            .with("OUT", out)
     };
     let column_groups = cols.div_ceil(BLOCK as usize);
     let bindings = [Binding::Read(&h), Binding::Read(&dy), Binding::Read(&stats), Binding::Write(&partials)];
     device.run(&weight_kernel("chunk_sums"), &bindings, &params, fold_groups(column_groups * chunks))?;
-    let (dweight, dweight_buffer) = output("norm_backward", device, x[1].shape(), dtype)?;
-    let (dbias, dbias_buffer) = output("norm_backward", device, x[1].shape(), dtype)?;
+    let (dweight, dweight_buffer) = output("norm_backward", device, x[1].shape(), out)?;
+    let (dbias, dbias_buffer) = output("norm_backward", device, x[1].shape(), out)?;
     let bindings = [Binding::Read(&partials), Binding::Write(&dweight_buffer), Binding::Write(&dbias_buffer)];
     device.run(&weight_kernel("totals"), &bindings, &params, fold_groups(column_groups))?;
 

@@ -77,18 +77,17 @@ fn arg_kernel(entry: &'static str, team: u32, kind: Kind, dtype: DType) -> Kerne
         .with("T", dtype)
 }
 
-pub fn reduce(device: &CudaDevice, kind: Kind, x: &Tensor, dim: usize) -> Result<Vec<Tensor>> {
+pub fn reduce(device: &CudaDevice, kind: Kind, x: &Tensor, dim: usize, result: DType) -> Result<Vec<Tensor>> {
     let (shape, (outer, n, inner)) = plan(x, dim);
     if n == 0 {
-        return Ok(vec![Tensor::zeros(shape, x.dtype(), &x.device())?]);
+        return Ok(vec![Tensor::zeros(shape, result, &x.device())?]);
     }
     let mut x = x.reshape((outer, n, inner))?;
-    let dtype = x.dtype();
     // Partial results stay in f32: 16-bit results are rounded once.
     loop {
         let piece = piece(&x)?;
         let last = x.dims()[1] <= piece;
-        x = pass(device, kind, &x, piece, if last { dtype } else { DType::F32 })?;
+        x = pass(device, kind, &x, piece, if last { result } else { DType::F32 })?;
         if last {
             return Ok(vec![x.reshape(shape)?]);
         }

@@ -13,7 +13,7 @@ use crate::device::cuda::CudaDevice;
 use crate::device::wgpu::WgpuDevice;
 use crate::op::{Op, Saves, apply1};
 use crate::tensor::IdRange;
-use crate::{Dim, Error, Result, Shape, Tensor};
+use crate::{DType, Dim, Error, Result, Shape, Tensor};
 
 /// Which reduction. The numbers are those of kernels/reduce/reduce.wgsl.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,6 +27,8 @@ pub(crate) enum Kind {
 struct Reduce {
     kind: Kind,
     dim: usize,
+    /// The result is wanted as it is computed from 16 bits, in f32.
+    wide: bool,
 }
 
 impl Op for Reduce {
@@ -38,18 +40,22 @@ impl Op for Reduce {
         }
     }
 
+    fn output_dtype(&self, _i: usize, dtype: DType) -> DType {
+        if self.wide { DType::F32 } else { dtype }
+    }
+
     fn cpu(&self, x: &[Tensor]) -> Result<Vec<Tensor>> {
         cpu::reduce(self.kind, &x[0], self.dim)
     }
 
     #[cfg(feature = "cuda")]
     fn cuda(&self, device: &CudaDevice, x: &[Tensor]) -> Result<Vec<Tensor>> {
-        cuda::reduce(device, self.kind, &x[0], self.dim)
+        cuda::reduce(device, self.kind, &x[0], self.dim, self.output_dtype(0, x[0].dtype()))
     }
 
     #[cfg(feature = "wgpu")]
     fn wgpu(&self, device: &WgpuDevice, x: &[Tensor]) -> Result<Vec<Tensor>> {
-        wgpu::reduce(device, self.kind, &x[0], self.dim)
+        wgpu::reduce(device, self.kind, &x[0], self.dim, self.output_dtype(0, x[0].dtype()))
     }
 
     fn saves(&self) -> Option<Saves> {
@@ -101,7 +107,7 @@ impl Op for ArgReduce {
 
 impl Tensor {
     fn reduce(&self, kind: Kind, dim: impl Dim, keep: bool) -> Result<Tensor> {
-        let op = Reduce { kind, dim: dim.index(self.shape(), "reduce")? };
+        let op = Reduce { kind, dim: dim.index(self.shape(), "reduce")?, wide: false };
         if !self.dtype().is_float() {
             return Err(Error::dtype(op.name(), &[self.dtype()], "a float tensor is needed"));
         }
@@ -199,20 +205,29 @@ impl Tensor {
         if shape.broadcast(self.shape(), "sum_to")? != *self.shape() {
             return Err(Error::shape("sum_to", &[self.shape(), shape], "the second does not broadcast to it"));
         }
+        self.sum_to_as(shape, self.dtype())
+    }
+
+    /// [`Tensor::sum_to`] a shape that broadcasts, in `dtype`: this tensor's, or f32 for sums of 16 bits that are not
+    /// to be rounded.
+    pub(crate) fn sum_to_as(&self, shape: &Shape, dtype: DType) -> Result<Tensor> {
+        let sum = |x: &Tensor, dim| {
+            apply1(Reduce { kind: Kind::Sum, dim, wide: dtype != x.dtype() }, &[x])
+        };
         let missing = self.rank() - shape.rank();
-        let mut sum = self.clone();
+        let mut total = self.clone();
         // Leading dimensions go in one pass.
         if missing > 0 {
             let mut dims = vec![self.dims()[..missing].iter().product()];
             dims.extend_from_slice(&self.dims()[missing..]);
-            sum = sum.reshape(dims)?.sum(0)?;
+            total = sum(&total.reshape(dims)?, 0)?.squeeze(0)?;
         }
         for (dim, &size) in shape.dims().iter().enumerate() {
-            if size == 1 && sum.dims()[dim] != 1 {
-                sum = sum.sum_keepdim(dim)?;
+            if size == 1 && total.dims()[dim] != 1 {
+                total = sum(&total, dim)?;
             }
         }
-        Ok(sum)
+        total.to_dtype(dtype)
     }
 }
 

@@ -43,20 +43,19 @@ struct Arg {
     pad: u32,
 }
 
-pub fn reduce(device: &WgpuDevice, kind: Kind, x: &Tensor, dim: usize) -> Result<Vec<Tensor>> {
+pub fn reduce(device: &WgpuDevice, kind: Kind, x: &Tensor, dim: usize, result: DType) -> Result<Vec<Tensor>> {
     let (shape, (outer, n, inner)) = plan(x, dim);
     if n == 0 {
-        return Ok(vec![Tensor::zeros(shape, x.dtype(), &x.device())?]);
+        return Ok(vec![Tensor::zeros(shape, result, &x.device())?]);
     }
     let piece = if inner == 1 { ROW_PIECE } else { COLUMN_PIECE };
     let mut x = x.reshape((outer, n, inner))?;
-    let dtype = x.dtype();
     // Partial results stay in f32: 16-bit results are rounded once.
     while x.dims()[1] > piece {
         x = pass(device, kind, &x, piece, DType::F32)?;
     }
     let n = x.dims()[1];
-    Ok(vec![pass(device, kind, &x, n, dtype)?.reshape(shape)?])
+    Ok(vec![pass(device, kind, &x, n, result)?.reshape(shape)?])
 }
 
 /// One result for every `piece` elements of dimension 1 of three.

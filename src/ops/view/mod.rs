@@ -79,7 +79,7 @@ impl Op for View {
                 order.iter().enumerate().for_each(|(i, &o)| inverse[o] = i);
                 grad.permute(&inverse)?
             }
-            View::Broadcast(_) => grad.sum_to(shape)?,
+            View::Broadcast(_) => grad.sum_to_as(shape, ctx.grad_dtype(0))?,
             View::Narrow { dim, start, len } => {
                 // Devices write a part in place of types that they compute in, not always of others.
                 let compute = grad.device().compute_dtype(grad.dtype());
