@@ -4,6 +4,8 @@
 //! A random number is a pure function of a seed and a position, so every device gives the same bits in
 //! any order, and a backward pass draws the forward's dropout mask again instead of keeping it.
 
+use half::bf16;
+
 use crate::device::cpu::real::{Real, parallel, simd};
 
 /// The generator under one key: 128 bits of counter in, 128 random bits out.
@@ -140,6 +142,17 @@ pub fn keep(bits: u32, threshold: u32) -> bool {
     bits >= threshold
 }
 
+/// One of the two bf16 beside `x`: the one farther from 0 if `x` lies so far beyond the other, in parts of their
+/// distance, as 16 random bits, the upper ones of `bits`, exceed. So the mean over all bits is `x` itself.
+#[inline(always)]
+pub fn round_stochastically(x: f32, bits: u32) -> bf16 {
+    if x.is_nan() {
+        return bf16::NAN;
+    }
+    // The sum carries into the exponent where it should, and an infinity's lower half is zero.
+    bf16::from_bits((x.to_bits().wrapping_add(bits >> 16) >> 16) as u16)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -221,5 +234,26 @@ mod tests {
         assert_eq!(drop_threshold(0.0), 0);
         assert_eq!(drop_threshold(0.5), 1 << 31);
         assert_eq!(drop_threshold(1.0), u32::MAX);
+    }
+
+    #[test]
+    fn stochastic_rounding_keeps_the_mean() {
+        let up = 2f32.powi(-7);
+        for x in [1.0, 1.25 * up, -3e-39, 0.0, -1.0 - up / 3.0, 65280.0 + 1.0, 1e30, f32::MIN_POSITIVE / 3.0]
+        {
+            let (low, high) = (round_stochastically(x, 0), round_stochastically(x, u32::MAX));
+            assert!(low.to_f32().abs() <= x.abs() && x.abs() <= high.to_f32().abs(), "{x}: {low}, {high}");
+            // All there is of 16 bits.
+            let all = (0..=0xFFFFu32).map(|bits| round_stochastically(x, bits << 16).to_f64());
+            let mean =
+                all.inspect(|&y| assert!(y == low.to_f64() || y == high.to_f64())).sum::<f64>() / 65536.0;
+            assert_eq!(mean as f32, x);
+        }
+        for bits in [0, 1 << 16, u32::MAX] {
+            assert_eq!(round_stochastically(f32::INFINITY, bits), bf16::INFINITY);
+            assert_eq!(round_stochastically(f32::NEG_INFINITY, bits), bf16::NEG_INFINITY);
+            assert!(round_stochastically(-f32::NAN, bits).is_nan());
+            assert_eq!(round_stochastically(-1.5, bits), bf16::from_f32(-1.5));
+        }
     }
 }

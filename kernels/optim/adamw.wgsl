@@ -1,16 +1,29 @@
-// AdamW (Loshchilov and Hutter 2019): one step of one parameter tensor, in place. Moments are f32 whatever T is.
+// AdamW (Loshchilov and Hutter 2019): one step of one parameter tensor, or of many that lie one after another, in place
+// and in f32.
 //
 //   g' = g * coefficient                       the clipping coefficient that norm.wgsl left on the device
 //   m  = beta1 m + (1 - beta1) g'
 //   v  = beta2 v + (1 - beta2) g'^2
 //   w  = w - lr * decay * w - lr * (m * correction1) / (sqrt(v * correction2) + eps)
 //
+// For parameters of 16 bits w is a master in f32, and the parameter is that, rounded to nearest even. Without a master w
+// is the parameter, and what becomes of it is rounded stochastically: to the bf16 below it in magnitude, or to the one
+// above with the probability of its distance from the one below, so that the mean is exact. Element i takes the upper
+// half of lane i % 4 of Philox4x32-10 at counter (p.random + i / 4 lo, hi, step lo, hi) under the seed's key.
+//
 // Constants: BLOCK     workgroup size
 //            HAS_CLIP  bool
-//            T         f32 or f16
-// Bindings:  1 g [count]     2 clip [1 or more] f32, clip[0] = coefficient (any buffer unless HAS_CLIP)
-//            3 w [count] in and out     4 m [count] f32 in and out     5 v [count] f32 in and out
-// Grid:      ceil(count / BLOCK) workgroups, folded over x and y
+//            ROUNDED   u32: the type of 16 bits that the parameters have, F16 or BF16, or 0 if they are f32
+//            MASTER    bool: w is there, as it is for all but bf16 without masters
+// Parts:     common/half.wgsl, common/philox.wgsl, then this
+// Bindings:  1 g [count] f32     2 clip [1 or more] f32, clip[0] = coefficient (any buffer unless HAS_CLIP)
+//            3 w [count] f32 in and out (a spare buffer unless MASTER)     4 m, 5 v [count] f32 in and out
+//            6 rounded [count] of 16 bits, two a word, in and out (a spare buffer if ROUNDED is 0)
+// Grid:      ceil(count / BLOCK) workgroups, folded over x and y. If ROUNDED is not 0, count is a multiple of 4, one
+//            invocation takes four elements, and there are a quarter as many workgroups
+
+const F16 = 1u;
+const BF16 = 2u;
 
 struct Params {
     count: u32,
@@ -21,26 +34,23 @@ struct Params {
     decay: f32,
     correction1: f32, // 1 / (1 - beta1^step)
     correction2: f32, // 1 / (1 - beta2^step)
+    key: vec2<u32>,    // seed, low word first, as are the others
+    step: vec2<u32>,
+    random: vec2<u32>, // the first block of random bits
+    pad: vec2<u32>,
 }
 
 @group(0) @binding(0) var<uniform> p: Params;
-@group(0) @binding(1) var<storage, read> g: array<T>;
+@group(0) @binding(1) var<storage, read> g: array<f32>;
 @group(0) @binding(2) var<storage, read> clip: array<f32>;
-@group(0) @binding(3) var<storage, read_write> w: array<T>;
+@group(0) @binding(3) var<storage, read_write> w: array<f32>;
 @group(0) @binding(4) var<storage, read_write> m: array<f32>;
 @group(0) @binding(5) var<storage, read_write> v: array<f32>;
+@group(0) @binding(6) var<storage, read_write> rounded: array<u32>;
 
-@compute @workgroup_size(BLOCK)
-fn adamw(
-    @builtin(workgroup_id) wid: vec3<u32>,
-    @builtin(num_workgroups) nwg: vec3<u32>,
-    @builtin(local_invocation_index) lid: u32,
-) {
-    let i = (wid.x + wid.y * nwg.x) * BLOCK + lid;
-    if (i >= p.count) {
-        return;
-    }
-    var grad = f32(g[i]);
+// What becomes of element i.
+fn updated(i: u32, old: f32) -> f32 {
+    var grad = g[i];
     if (HAS_CLIP) {
         grad *= clip[0];
     }
@@ -48,7 +58,52 @@ fn adamw(
     let v1 = p.beta2 * v[i] + (1.0 - p.beta2) * grad * grad;
     m[i] = m1;
     v[i] = v1;
-    let old = f32(w[i]);
     let step = (m1 * p.correction1) / (sqrt(v1 * p.correction2) + p.eps);
-    w[i] = T(old - p.lr * (p.decay * old + step));
+    return old - p.lr * (p.decay * old + step);
+}
+
+fn stochastic_bits(x: f32, bits: u32) -> u32 {
+    let sum = (bitcast<u32>(x) + (bits >> 16u)) >> 16u;
+    let is_nan = (bitcast<u32>(x) & 0x7fffffffu) > 0x7f800000u;
+    return select(sum, bf16_bits(x), is_nan);
+}
+
+@compute @workgroup_size(BLOCK)
+fn adamw(
+    @builtin(workgroup_id) wid: vec3<u32>,
+    @builtin(num_workgroups) nwg: vec3<u32>,
+    @builtin(local_invocation_index) lid: u32,
+) {
+    let index = (wid.x + wid.y * nwg.x) * BLOCK + lid;
+    if (ROUNDED == 0u) {
+        if (index < p.count) {
+            w[index] = updated(index, w[index]);
+        }
+        return;
+    }
+    if (index >= p.count / 4u) {
+        return;
+    }
+    var random: vec4<u32>;
+    if (!MASTER) {
+        let low = p.random.x + index;
+        random = philox(vec4(low, p.random.y + u32(low < index), p.step), p.key);
+    }
+    for (var pair = 0u; pair < 2u; pair++) {
+        let word = index * 2u + pair;
+        var bits = 0u;
+        for (var side = 0u; side < 2u; side++) {
+            let i = word * 2u + side;
+            let shift = side * 16u;
+            if (MASTER) {
+                let value = updated(i, w[i]);
+                w[i] = value;
+                bits |= select(bf16_bits(value), f16_bits(value), ROUNDED == F16) << shift;
+            } else {
+                let value = updated(i, bf16_value((rounded[word] >> shift) & 0xffffu));
+                bits |= stochastic_bits(value, random[pair * 2u + side]) << shift;
+            }
+        }
+        rounded[word] = bits;
+    }
 }

@@ -27,21 +27,25 @@ struct Params {
 extern "C" __global__ void __launch_bounds__(BLOCK, 1)
 squares(const Entry* __restrict__ table, float* __restrict__ partials, const Params p) {
     const Piece piece = find_piece(table, p.entries);
-    const float* g = piece.entry.g;
     float total = 0.0f;
-    const u32 lines_end = piece.entry.lines ? piece.last / 4 * 4 : piece.first;
+    with_gradient(piece.entry, [&](auto gradient) {
+        using G = typename decltype(gradient)::type;
+        const G* g = (const G*)piece.entry.g;
+        const u32 lines_end = piece.entry.lines ? piece.last / 4 * 4 : piece.first;
 #pragma unroll 4
-    for (u32 i = piece.first + threadIdx.x * 4; i < lines_end; i += BLOCK * 4) {
-        float v[4];
-        Vec<float, 4>::load(g + i).to_floats(v);
+        for (u32 i = piece.first + threadIdx.x * 4; i < lines_end; i += BLOCK * 4) {
+            float v[4];
+            Vec<G, 4>::load(g + i).to_floats(v);
 #pragma unroll
-        for (u32 j = 0; j < 4; j++) {
-            total += v[j] * v[j];
+            for (u32 j = 0; j < 4; j++) {
+                total += v[j] * v[j];
+            }
         }
-    }
-    for (u32 i = lines_end + threadIdx.x; i < piece.last; i += BLOCK) {
-        total += g[i] * g[i];
-    }
+        for (u32 i = lines_end + threadIdx.x; i < piece.last; i += BLOCK) {
+            const float x = to_float(g[i]);
+            total += x * x;
+        }
+    });
     u32 turn = 0;
     total = team_sum(total, turn);
     if (threadIdx.x == 0) {

@@ -7,11 +7,10 @@
 // own; the last dispatch adds the slots in one fixed order.
 //
 // Constants: BLOCK  workgroup size, a power of two
-//            T      f32 or f16
 // Parts:     common/reduce[_subgroup].wgsl
 //
 // Entry squares: once a tensor
-//   Bindings: 1 g [count]     2 partials out, f32: slots p.slot .. p.slot + ceil(count / chunk)
+//   Bindings: 1 g [count] f32     2 partials out, f32: slots p.slot .. p.slot + ceil(count / chunk)
 //   Grid:     ceil(count / chunk) workgroups, folded over x and y
 // Entry clip: once; here count is the number of slots
 //   Bindings: 1 partials [count] f32     2 clip [2] out, f32: coefficient, norm
@@ -26,7 +25,7 @@ struct Params {
 
 @group(0) @binding(0) var<uniform> p: Params;
 
-@group(0) @binding(1) var<storage, read> g: array<T>;
+@group(0) @binding(1) var<storage, read> g: array<f32>;
 @group(0) @binding(2) var<storage, read_write> partials: array<f32>;
 
 @compute @workgroup_size(BLOCK)
@@ -43,7 +42,7 @@ fn squares(
     let last = first + min(p.chunk, p.count - first);
     var total = 0.0;
     for (var i = first + lid; i < last; i += BLOCK) {
-        let v = f32(g[i]);
+        let v = g[i];
         total += v * v;
     }
     let sum = group_sum(total, lid);

@@ -3,5 +3,5 @@
 mod adamw;
 mod schedule;
 
-pub use adamw::{AdamW, AdamWConfig, ParamGroup};
+pub use adamw::{AdamW, AdamWConfig, LowPrecision, ParamGroup};
 pub use schedule::CosineSchedule;

@@ -8,7 +8,7 @@ use crate::device::cpu::CpuVec;
 #[cfg(feature = "cuda")]
 use crate::device::cuda;
 #[cfg(feature = "wgpu")]
-use crate::device::wgpu::{Buffer, WgpuDevice};
+use crate::device::wgpu::Buffer;
 use crate::{DType, Device, Element, Error, Result, Shape};
 
 /// Runs a block with `$t` as the Rust type of a dtype.
@@ -194,14 +194,6 @@ impl Tensor {
     pub fn wgpu_storage(&self) -> Result<Buffer> {
         match &self.storage().data {
             Data::Wgpu { buffer, .. } => Ok(buffer.read().clone()),
-            _ => Err(self.wrong_device("wgpu")),
-        }
-    }
-
-    #[cfg(feature = "wgpu")]
-    pub(crate) fn wgpu_device(&self) -> Result<WgpuDevice> {
-        match &self.storage().data {
-            Data::Wgpu { device, .. } => Ok(device.clone()),
             _ => Err(self.wrong_device("wgpu")),
         }
     }

@@ -1,51 +1,57 @@
 //! AdamW on the CPU: one pass over parameter, gradient and both moments.
 
-use super::{ParamGroup, Step};
+use half::slice::HalfFloatSliceExt;
+use half::{bf16, f16};
+
+use super::{Exact, Parameter, Step};
 use crate::device::cpu::real::{Real, parallel, simd, sum};
 use crate::ops::with_real;
-use crate::{DType, Device, Element, Result, Tensor, Var};
+use crate::random::round_stochastically;
+use crate::{DType, Device, Element, Result, Tensor};
 
-/// The moments of a group's parameters.
-pub struct State(Vec<(Tensor, Tensor)>);
-
-impl State {
-    pub fn new(vars: &[Var]) -> Result<Self> {
-        vars.iter().map(|var| Ok((var.zeros_like()?, var.zeros_like()?))).collect::<Result<_>>().map(State)
-    }
-
-    pub fn moments(&self, i: usize) -> (Tensor, Tensor) {
-        self.0[i].clone()
-    }
-}
-
-/// Steps every group and returns the norm of all gradients, or 0 if there is no bound for it.
-pub fn step_all(groups: Vec<((&mut State, &ParamGroup), Step)>, max_norm: Option<f64>) -> Result<Tensor> {
+/// Steps every parameter and returns the norm of all gradients, or 0 if there is no bound for it.
+pub fn step_all(parameters: &[Parameter], constants: &Step, max_norm: Option<f64>) -> Result<Tensor> {
     let mut squares = 0.0;
     if max_norm.is_some() {
-        for ((_, group), _) in &groups {
-            for grad in group.vars.iter().filter_map(Var::grad) {
-                squares += with_real!(grad.dtype(), R => sum_of_squares(&grad.contiguous()?.cpu::<R>()?));
-            }
+        for p in parameters {
+            let Some(grad) = gradient(p)? else { continue };
+            squares += with_real!(grad.dtype(), R => sum_of_squares(&grad.cpu::<R>()?));
         }
     }
     let norm = squares.sqrt();
     let scale = max_norm.map_or(1.0, |max| (max / (norm + 1e-6)).min(1.0));
     let mut dtype = DType::F32;
-    for ((state, group), constants) in groups {
-        for (var, (m, v)) in group.vars.iter().zip(&state.0) {
-            let Some(grad) = var.grad() else { continue };
-            dtype = var.dtype();
-            with_real!(dtype, R => step(
-                &constants,
-                R::from_f64(scale),
-                &mut var.cpu_mut::<R>()?,
-                &grad.contiguous()?.cpu::<R>()?,
-                &mut m.cpu_mut::<R>()?,
-                &mut v.cpu_mut::<R>()?,
-            ));
+    for p in parameters {
+        let Some(grad) = gradient(p)? else { continue };
+        dtype = grad.dtype();
+        let decay = p.weight_decay;
+        if let Exact::Nothing { random } = p.exact {
+            let (mut w, mut m, mut v) = (p.var.cpu_mut()?, p.m.cpu_mut()?, p.v.cpu_mut()?);
+            step_rounded(constants, decay, scale as f32, random, &mut w, &grad.cpu()?, &mut m, &mut v);
+            continue;
+        }
+        with_real!(dtype, R => step(
+            constants,
+            decay,
+            R::from_f64(scale),
+            &mut p.master.as_ref().unwrap_or(&p.var).cpu_mut::<R>()?,
+            &grad.cpu::<R>()?,
+            &mut p.m.cpu_mut::<R>()?,
+            &mut p.v.cpu_mut::<R>()?,
+        ));
+        if let Some(master) = &p.master {
+            match p.var.dtype() {
+                DType::F16 => round::<f16>(&master.cpu()?, &mut p.var.cpu_mut()?),
+                _ => round::<bf16>(&master.cpu()?, &mut p.var.cpu_mut()?),
+            }
         }
     }
     Tensor::full(norm, (), dtype, &Device::Cpu)
+}
+
+/// The gradient, in the dtype of the moments.
+fn gradient(p: &Parameter) -> Result<Option<Tensor>> {
+    p.var.grad().map(|grad| grad.to_dtype(p.m.dtype())?.contiguous()).transpose()
 }
 
 /// Elements of a task.
@@ -60,14 +66,50 @@ const TASK: usize = 16 * 1024;
 /// v = beta2 v + (1 - beta2) g^2
 /// p = p - lr / correction1 * m / (sqrt(v) / sqrt(correction2) + eps)
 /// ```
-fn step<R: Real>(step: &Step, grad_scale: R, p: &mut [R], grad: &[R], m: &mut [R], v: &mut [R]) {
+fn step<R: Real>(step: &Step, decay: f64, grad_scale: R, p: &mut [R], grad: &[R], m: &mut [R], v: &mut [R]) {
     let tasks = p.chunks_mut(TASK).zip(grad.chunks(TASK)).zip(m.chunks_mut(TASK)).zip(v.chunks_mut(TASK));
-    parallel(grad.len(), tasks, |(((p, grad), m), v)| update(step, grad_scale, p, grad, m, v));
+    parallel(grad.len(), tasks, |(((p, grad), m), v)| update(step, decay, grad_scale, p, grad, m, v));
+}
+
+/// [`step`] for a parameter without master, whose random numbers are the step's from `random` on.
+#[expect(clippy::too_many_arguments, reason = "those of `step`, and where the random numbers start")]
+fn step_rounded(
+    step: &Step,
+    decay: f64,
+    grad_scale: f32,
+    random: u64,
+    p: &mut [bf16],
+    grad: &[f32],
+    m: &mut [f32],
+    v: &mut [f32],
+) {
+    let tasks = p.chunks_mut(TASK).zip(grad.chunks(TASK)).zip(m.chunks_mut(TASK)).zip(v.chunks_mut(TASK));
+    parallel(grad.len(), tasks.enumerate(), |(i, (((p, grad), m), v))| {
+        let mut exact = vec![0.0; p.len()];
+        p.convert_to_f32_slice(&mut exact);
+        update(step, decay, grad_scale, &mut exact, grad, m, v);
+        let mut bits = vec![0; p.len()];
+        step.random.bits(random + (i * TASK) as u64, &mut bits);
+        for ((p, &exact), &bits) in p.iter_mut().zip(&exact).zip(&bits) {
+            *p = round_stochastically(exact, bits);
+        }
+    });
+}
+
+/// to = master
+fn round<H: Send>(master: &[f32], to: &mut [H])
+where
+    [H]: HalfFloatSliceExt,
+{
+    let tasks = to.chunks_mut(TASK).zip(master.chunks(TASK));
+    parallel(master.len(), tasks, |(to, master)| to.convert_from_f32_slice(master));
 }
 
 simd! {
-    fn update[R: Real](step: &Step, grad_scale: R, p: &mut [R], grad: &[R], m: &mut [R], v: &mut [R]) {
-        let decay = R::from_f64(1.0 - step.lr * step.weight_decay);
+    fn update[R: Real](
+        step: &Step, decay: f64, grad_scale: R, p: &mut [R], grad: &[R], m: &mut [R], v: &mut [R],
+    ) {
+        let decay = R::from_f64(1.0 - step.lr * decay);
         let (beta2, rest1, rest2) =
             (R::from_f64(step.beta2), R::from_f64(1.0 - step.beta1), R::from_f64(1.0 - step.beta2));
         let (rate, eps) = (R::from_f64(step.lr / step.correction1), R::from_f64(step.eps));
@@ -119,11 +161,11 @@ mod tests {
                 beta1: 0.9,
                 beta2: 0.99,
                 eps: 1e-8,
-                weight_decay: 0.1,
                 correction1: 1.0 - 0.9f64.powi(t),
                 correction2: 1.0 - 0.99f64.powi(t),
+                random: Stream { seed: 0, offset: t as u64 },
             };
-            step(&constants, R::from_f64(grad_scale), &mut p, &draw(t as u64), &mut m, &mut v);
+            step(&constants, 0.1, R::from_f64(grad_scale), &mut p, &draw(t as u64), &mut m, &mut v);
         }
         [p, m, v]
     }

@@ -3,33 +3,34 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use super::{ParamGroup, Step};
+use super::{Exact, Parameter, Step};
 use crate::device::cuda::{Binding, Buffer, CudaDevice, Kernel, cuda_source};
-use crate::ops::launch::cuda::{BLOCK, REDUCE, blocks, check_size, starts_a_line};
-use crate::{DType, Result, Tensor, Var};
+use crate::ops::launch::cuda::{BLOCK, PHILOX, REDUCE, blocks, check_size, starts_a_line};
+use crate::{DType, Result, Tensor};
 
 const TABLE: &str = cuda_source!("optim/params.cuh");
-const ADAMW: &[&str] = &[TABLE, cuda_source!("optim/adamw.cu")];
+const ADAMW: &[&str] = &[PHILOX, TABLE, cuda_source!("optim/adamw.cu")];
 const NORM: &[&str] = &[REDUCE, TABLE, cuda_source!("optim/norm.cu")];
 
 /// Elements of a block.
 const CHUNK: usize = 8192;
 
-/// The moments of a group's parameters.
-pub struct State(Vec<(Tensor, Tensor)>);
-
 /// A parameter as the kernels find it.
 #[repr(C)]
 #[derive(Clone, Copy, Pod, Zeroable)]
 struct Entry {
-    parameter: u64,
+    exact: u64,
+    rounded: u64,
     gradient: u64,
     m: u64,
     v: u64,
+    random: u64,
     count: u32,
     first_block: u32,
     decay: f32,
     lines: u32,
+    kind: u32,
+    gradient_type: u32,
 }
 
 #[repr(C)]
@@ -43,6 +44,8 @@ struct AdamWParams {
     correction1: f32,
     correction2: f32,
     pad: u32,
+    seed: u64,
+    step: u64,
 }
 
 #[repr(C)]
@@ -54,79 +57,119 @@ struct NormParams {
     pad: u32,
 }
 
-impl State {
-    pub fn new(vars: &[Var]) -> Result<Self> {
-        vars.iter().map(|var| Ok((var.zeros_like()?, var.zeros_like()?))).collect::<Result<_>>().map(State)
-    }
-
-    pub fn moments(&self, i: usize) -> (Tensor, Tensor) {
-        self.0[i].clone()
-    }
-}
-
 /// The parameters that have gradients.
+#[derive(Default)]
 struct Table {
     entries: Vec<Entry>,
     blocks: usize,
     /// What the addresses belong to: alive until the kernels are queued.
     buffers: Vec<Buffer>,
+    /// A bit for each kind of parameter and each type of gradient that there is.
+    kinds: u32,
+    gradients: u32,
+}
+
+/// The kind of a parameter as kernels/optim/adamw.cu counts them.
+fn kind(p: &Parameter) -> u32 {
+    match (p.exact, p.var.dtype()) {
+        (Exact::Itself, _) => 0,
+        (Exact::Master, DType::F16) => 1,
+        (Exact::Master, _) => 2,
+        (Exact::Nothing { .. }, _) => 3,
+    }
+}
+
+/// A gradient's type as kernels/optim/params.cuh counts them.
+fn gradient_type(dtype: DType) -> u32 {
+    match dtype {
+        DType::F16 => 1,
+        DType::BF16 => 2,
+        _ => 0,
+    }
 }
 
 impl Table {
-    fn new(device: &CudaDevice, groups: &[Group<'_>]) -> Result<Self> {
-        let mut table = Table { entries: Vec::new(), blocks: 0, buffers: Vec::new() };
-        for ((state, group), step) in groups {
-            for (var, (m, v)) in group.vars.iter().zip(&state.0) {
-                let Some(grad) = var.grad() else { continue };
-                check_size("adamw", device, var.elements())?;
-                let buffers = [var.cuda()?, grad.cuda()?, m.cuda()?, v.cuda()?];
-                let [parameter, gradient, m, v] = buffers.each_ref().map(Buffer::address);
-                table.entries.push(Entry {
-                    parameter,
-                    gradient,
-                    m,
-                    v,
-                    count: var.elements() as u32,
-                    first_block: table.blocks as u32,
-                    decay: step.weight_decay as f32,
-                    lines: u32::from(buffers.iter().all(starts_a_line)),
-                });
-                table.blocks += var.elements().div_ceil(CHUNK);
-                table.buffers.extend(buffers);
-            }
+    fn new(device: &CudaDevice, parameters: &[Parameter]) -> Result<Self> {
+        let mut table = Table::default();
+        for p in parameters {
+            let Some(grad) = p.var.grad() else { continue };
+            let count = p.var.elements();
+            check_size("adamw", device, count)?;
+            let (exact, rounded, random) = match p.exact {
+                Exact::Itself => (Some(p.var.as_tensor()), None, 0),
+                Exact::Master => (p.master.as_ref(), Some(p.var.as_tensor()), 0),
+                Exact::Nothing { random } => (None, Some(p.var.as_tensor()), random),
+            };
+            let buffer = |tensor: Option<&Tensor>| tensor.map(Tensor::cuda).transpose();
+            let buffers = [
+                buffer(exact)?,
+                buffer(rounded)?,
+                buffer(Some(&grad))?,
+                buffer(Some(&p.m))?,
+                buffer(Some(&p.v))?,
+            ];
+            let address = |buffer: &Option<Buffer>| buffer.as_ref().map_or(0, Buffer::address);
+            let [exact, rounded, gradient, m, v] = buffers.each_ref().map(address);
+            let (kind, gradient_type) = (kind(p), gradient_type(grad.dtype()));
+            table.entries.push(Entry {
+                exact,
+                rounded,
+                gradient,
+                m,
+                v,
+                // A block of random bits serves four elements.
+                random: random / 4,
+                count: count as u32,
+                first_block: table.blocks as u32,
+                decay: p.weight_decay as f32,
+                lines: u32::from(buffers.iter().flatten().all(starts_a_line)),
+                kind,
+                gradient_type,
+            });
+            table.blocks += count.div_ceil(CHUNK);
+            table.buffers.extend(buffers.into_iter().flatten());
+            table.kinds |= 1 << kind;
+            table.gradients |= 1 << gradient_type;
         }
         Ok(table)
     }
+
+    /// The kernel with the constants of kernels/optim/params.cuh.
+    fn specialise(&self, kernel: Kernel) -> Kernel {
+        kernel.with("BLOCK", BLOCK).with("CHUNK", CHUNK as u32).with("GRADIENTS", self.gradients)
+    }
 }
 
-type Group<'a> = ((&'a State, &'a ParamGroup), Step);
-
-/// Steps every group and returns the norm of all gradients, or 0 if there is no bound for it.
-pub fn step_all(device: &CudaDevice, groups: &[Group<'_>], max_norm: Option<f64>) -> Result<Tensor> {
-    let table = Table::new(device, groups)?;
+/// Steps every parameter and returns the norm of all gradients, or 0 if there is no bound for it.
+pub fn step_all(
+    device: &CudaDevice,
+    parameters: &[Parameter],
+    step: &Step,
+    max_norm: Option<f64>,
+) -> Result<Tensor> {
+    let table = Table::new(device, parameters)?;
     let entries = device.upload("adamw", bytemuck::cast_slice(&table.entries))?;
     let clip = max_norm.map(|max_norm| norm(device, &table, &entries, max_norm)).transpose()?;
-    if let Some((_, step)) = groups.first() {
-        let kernel = Kernel::builtin("adamw", ADAMW, "adamw")
-            .with("BLOCK", BLOCK)
-            .with("CHUNK", CHUNK as u32)
-            .with("HAS_CLIP", clip.is_some());
-        // All but the weight decay is the same in every group.
-        let params = AdamWParams {
-            entries: table.entries.len() as u32,
-            lr: step.lr as f32,
-            beta1: step.beta1 as f32,
-            beta2: step.beta2 as f32,
-            eps: step.eps as f32,
-            correction1: (1.0 / step.correction1) as f32,
-            correction2: (1.0 / step.correction2) as f32,
-            pad: 0,
-        };
-        let bindings = [Binding::Read(&entries), Binding::read(clip.as_ref())];
-        device.launch(&kernel, &bindings, &params, blocks(table.blocks, BLOCK))?;
-    }
-    for ((_, group), _) in groups {
-        group.vars.iter().filter(|var| var.grad().is_some()).for_each(|var| var.storage().written());
+    let kernel = table
+        .specialise(Kernel::builtin("adamw", ADAMW, "adamw"))
+        .with("HAS_CLIP", clip.is_some())
+        .with("KINDS", table.kinds);
+    let params = AdamWParams {
+        entries: table.entries.len() as u32,
+        lr: step.lr as f32,
+        beta1: step.beta1 as f32,
+        beta2: step.beta2 as f32,
+        eps: step.eps as f32,
+        correction1: (1.0 / step.correction1) as f32,
+        correction2: (1.0 / step.correction2) as f32,
+        pad: 0,
+        seed: step.random.seed,
+        step: step.random.offset,
+    };
+    let bindings = [Binding::Read(&entries), Binding::read(clip.as_ref())];
+    device.launch(&kernel, &bindings, &params, blocks(table.blocks, BLOCK))?;
+    for p in parameters.iter().filter(|p| p.var.grad().is_some()) {
+        p.var.storage().written();
     }
     match clip {
         // The kernel leaves the coefficient and then the norm.
@@ -137,12 +180,7 @@ pub fn step_all(device: &CudaDevice, groups: &[Group<'_>], max_norm: Option<f64>
 
 /// Two numbers: the coefficient that clips, and the norm of all gradients.
 fn norm(device: &CudaDevice, table: &Table, entries: &Buffer, max_norm: f64) -> Result<Buffer> {
-    let kernel = |entry| {
-        Kernel::builtin("grad_norm", NORM, entry)
-            .with("BLOCK", BLOCK)
-            .with("TEAM", BLOCK)
-            .with("CHUNK", CHUNK as u32)
-    };
+    let kernel = |entry| table.specialise(Kernel::builtin("grad_norm", NORM, entry)).with("TEAM", BLOCK);
     let partials = device.alloc("adamw", table.blocks * 4)?;
     let clip = device.alloc("adamw", 8)?;
     let params = NormParams {

@@ -21,12 +21,40 @@ pub struct AdamWConfig {
     pub eps: f64,
     /// Decoupled weight decay, for groups that name none of their own.
     pub weight_decay: f64,
+    /// How parameters of f16 and bf16 keep what a step changes in them.
+    pub low_precision: LowPrecision,
 }
 
 impl Default for AdamWConfig {
     fn default() -> Self {
-        AdamWConfig { lr: 1e-3, beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 1e-2 }
+        AdamWConfig {
+            lr: 1e-3,
+            beta1: 0.9,
+            beta2: 0.999,
+            eps: 1e-8,
+            weight_decay: 1e-2,
+            low_precision: LowPrecision::Masters,
+        }
     }
+}
+
+/// How [`AdamW`] keeps what a step changes in a parameter of 16 bits: as a rule less than its last place.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LowPrecision {
+    /// In an f32 master of each (Micikevicius et al., "Mixed precision training", 2018): the parameter is its
+    /// master, rounded to nearest even.
+    #[default]
+    Masters,
+    /// In the mean: a parameter of bf16 is rounded to one of the two bf16 beside what a step gives, at random, so
+    /// that the expected value is exact. That saves the masters' 4 bytes an element.
+    ///
+    /// Step `t` (from 1 on) takes its random numbers from the [`Stream`](crate::random::Stream) of this seed and
+    /// offset `t`, so that every device draws the same. Parameters follow one another in it in the order of
+    /// [`AdamW::vars`], each from a multiple of 128 elements on.
+    StochasticRounding {
+        /// The key of the random numbers.
+        seed: u64,
+    },
 }
 
 /// Parameters with a weight decay of their own.
@@ -38,41 +66,117 @@ pub struct ParamGroup {
     pub weight_decay: f64,
 }
 
-/// One step's constants.
+/// What a step takes its constants from.
 #[derive(Clone, Copy, Debug)]
 struct Step {
     lr: f64,
     beta1: f64,
     beta2: f64,
     eps: f64,
-    weight_decay: f64,
     /// 1 - beta1^t and 1 - beta2^t at step t = 1, 2, ...
     correction1: f64,
     correction2: f64,
+    /// The random numbers of stochastic rounding.
+    random: crate::random::Stream,
 }
 
-/// Where a group's parameters and moments are.
-enum State {
-    Cpu(cpu::State),
-    #[cfg(feature = "cuda")]
-    Cuda(cuda::State),
-    #[cfg(feature = "wgpu")]
-    Wgpu(wgpu::State),
+/// What the steps of a parameter are taken on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Exact {
+    /// The parameter: f32 or f64.
+    Itself,
+    /// Its f32 master, of which the parameter is the rounding.
+    Master,
+    /// The parameter, a bf16, which is rounded stochastically; with the first of its random numbers.
+    Nothing { random: u64 },
+}
+
+/// The random numbers of a parameter start at a multiple of this.
+const RANDOM_ROOM: usize = 128;
+
+/// A parameter before memory is found for what the optimizer keeps.
+struct Plan {
+    var: Var,
+    weight_decay: f64,
+    exact: Exact,
+}
+
+impl Plan {
+    /// The dtype of moments and of a step's arithmetic.
+    fn dtype(&self) -> DType {
+        if self.var.dtype() == DType::F64 { DType::F64 } else { DType::F32 }
+    }
+
+    /// With memory of its own.
+    fn place(self) -> Result<Parameter> {
+        let zeros = || Tensor::zeros(self.var.shape(), self.dtype(), &self.var.device());
+        let (m, v) = (zeros()?, zeros()?);
+        let master = match self.exact {
+            Exact::Master => Some(self.var.detach().to_dtype(DType::F32)?),
+            _ => None,
+        };
+        Ok(self.place_at(m, v, master))
+    }
+
+    /// With moments of zeros and a master that has the parameter's values.
+    fn place_at(self, m: Tensor, v: Tensor, master: Option<Tensor>) -> Parameter {
+        let Plan { var, weight_decay, exact } = self;
+        let version = var.storage().version();
+        Parameter { var, weight_decay, exact, m, v, master, version }
+    }
+}
+
+/// A parameter and what the optimizer keeps for it.
+struct Parameter {
+    var: Var,
+    weight_decay: f64,
+    exact: Exact,
+    m: Tensor,
+    v: Tensor,
+    /// If the steps are taken on one.
+    master: Option<Tensor>,
+    /// The parameter's version when it last was its master's rounding.
+    version: u64,
+}
+
+impl Parameter {
+    /// Gives a parameter that somebody else has written the master that it would start with.
+    fn refresh(&self) -> Result<()> {
+        match &self.master {
+            Some(master) if self.var.storage().version() != self.version => master.assign(&self.var),
+            _ => Ok(()),
+        }
+    }
+
+    /// Refuses tensors of another shape.
+    fn check(&self, tensors: &[&Tensor]) -> Result<()> {
+        if let Some(wrong) = tensors.iter().find(|t| t.shape() != self.var.shape()) {
+            let reason = "what is restored must have its parameter's shape";
+            return Err(Error::shape("adamw", &[self.var.shape(), wrong.shape()], reason));
+        }
+        Ok(())
+    }
 }
 
 /// AdamW (Loshchilov and Hutter, 2019) with PyTorch's arithmetic: decoupled weight decay, bias-corrected
-/// moments in the parameters' precision.
+/// moments, all in f32 (f64 for f64).
 ///
-/// On wgpu the parameters of a group, their gradients and moments each move into one allocation when
-/// the optimizer is made, so that a step is one kernel over all of them; views and clones follow. On CUDA a
-/// step is one kernel over all groups, and everything stays where it is.
+/// Parameters may be of f32, f16 and bf16 in any mixture; what steps change in those of 16 bits is kept as
+/// [`AdamWConfig::low_precision`] says. Gradients have the parameter's dtype or f32, as
+/// [`Var::set_grad_dtype`] chose.
+///
+/// On wgpu the parameters of a group, their f32 gradients, moments and masters each move into one allocation
+/// when the optimizer is made, so that a step is one kernel over all of one dtype; views and clones follow. On
+/// CUDA a step is one kernel over all groups, and everything stays where it is.
 /// Parameters without a gradient are left alone, as in PyTorch.
 pub struct AdamW {
     config: AdamWConfig,
-    groups: Vec<ParamGroup>,
-    states: Vec<State>,
+    parameters: Vec<Parameter>,
     device: Device,
     steps: u64,
+    /// On wgpu.
+    #[cfg(feature = "wgpu")]
+    arenas: Option<wgpu::Arenas>,
 }
 
 impl AdamW {
@@ -85,11 +189,11 @@ impl AdamW {
     ///
     /// # Errors
     /// [`Error::Argument`] for constants out of range, no parameter at all, or one that is named
-    /// twice; [`Error::DType`] unless all are f32 (f64 on the CPU), the type that moments and updates
-    /// need; [`Error::DeviceMismatch`] if they are on several devices.
+    /// twice; [`Error::DType`] unless all are f32, f16 or bf16, or all f64 (on the CPU), and for f16 under
+    /// stochastic rounding; [`Error::DeviceMismatch`] if they are on several devices.
     pub fn with_groups(groups: Vec<ParamGroup>, config: AdamWConfig) -> Result<Self> {
         let op = "adamw";
-        let AdamWConfig { lr, beta1, beta2, eps, weight_decay: _ } = config;
+        let AdamWConfig { lr, beta1, beta2, eps, weight_decay: _, low_precision } = config;
         for (argument, value, fits) in [
             ("lr", lr, lr >= 0.0),
             ("beta1", beta1, (0.0..1.0).contains(&beta1)),
@@ -110,26 +214,31 @@ impl AdamW {
                 let (left, right) = (device.to_string(), var.device().to_string());
                 return Err(Error::DeviceMismatch { op, left, right });
             }
-            if var.dtype() != dtype || !matches!(dtype, DType::F32 | DType::F64) {
-                return Err(Error::dtype(
-                    op,
-                    &[dtype, var.dtype()],
-                    "all parameters must be f32, or all f64",
-                ));
+            if (var.dtype() == DType::F64) != (dtype == DType::F64) {
+                return Err(Error::dtype(op, &[dtype, var.dtype()], "either all parameters are f64 or none"));
+            }
+            if var.dtype() == DType::F16 && low_precision != LowPrecision::Masters {
+                let reason = "stochastic rounding is for bf16; parameters of f16 need masters";
+                return Err(Error::dtype(op, &[DType::F16], reason));
             }
             if vars[..i].iter().any(|other| other.same(var)) {
                 return Err(Error::argument(op, "vars", format!("name parameter {i} twice")));
             }
         }
-        let state = |group: &ParamGroup| match &device {
-            Device::Cpu => cpu::State::new(&group.vars).map(State::Cpu),
-            #[cfg(feature = "cuda")]
-            Device::Cuda(_) => cuda::State::new(&group.vars).map(State::Cuda),
+        let plans = plans(groups, low_precision);
+        #[cfg(feature = "wgpu")]
+        if let Device::Wgpu(gpu) = &device {
+            let (parameters, arenas) = wgpu::Arenas::new(gpu, plans)?;
+            return Ok(AdamW { config, parameters, device, steps: 0, arenas: Some(arenas) });
+        }
+        Ok(AdamW {
+            config,
+            parameters: plans.into_iter().map(Plan::place).collect::<Result<_>>()?,
+            device,
+            steps: 0,
             #[cfg(feature = "wgpu")]
-            Device::Wgpu(device) => wgpu::State::new(device, &group.vars).map(State::Wgpu),
-        };
-        let states = groups.iter().map(state).collect::<Result<_>>()?;
-        Ok(AdamW { config, groups, states, device, steps: 0 })
+            arenas: None,
+        })
     }
 
     /// The learning rate of the steps that follow.
@@ -144,7 +253,7 @@ impl AdamW {
 
     /// The parameters, group by group.
     pub fn vars(&self) -> impl Iterator<Item = &Var> {
-        self.groups.iter().flat_map(|g| &g.vars)
+        self.parameters.iter().map(|p| &p.var)
     }
 
     /// Forgets all gradients and keeps their memory.
@@ -159,7 +268,8 @@ impl AdamW {
 
     /// [`AdamW::step`] with all gradients scaled by `min(1, max_norm / (norm + 1e-6))`, where `norm` is
     /// the Euclidean norm of all of them together, as PyTorch's `clip_grad_norm_`. Returns the norm, a
-    /// scalar on the device: nothing is read back, and the gradients themselves stay as they are.
+    /// scalar on the device, of f32 (f64 for f64): nothing is read back, and the gradients themselves stay as
+    /// they are.
     ///
     /// # Errors
     /// [`Error::Argument`] unless `max_norm` is positive.
@@ -173,65 +283,52 @@ impl AdamW {
     /// A step, clipped if there is a bound. Returns the norm of the gradients, which is computed only
     /// if there is one.
     fn advance(&mut self, max_norm: Option<f64>) -> Result<Tensor> {
-        let t = (self.steps + 1) as i32;
-        let AdamWConfig { lr, beta1, beta2, eps, .. } = self.config;
-        let step = |group: &ParamGroup| Step {
+        let t = self.steps + 1;
+        let AdamWConfig { lr, beta1, beta2, eps, low_precision, .. } = self.config;
+        let seed = match low_precision {
+            LowPrecision::Masters => 0,
+            LowPrecision::StochasticRounding { seed } => seed,
+        };
+        let step = Step {
             lr,
             beta1,
             beta2,
             eps,
-            weight_decay: group.weight_decay,
-            correction1: 1.0 - beta1.powi(t),
-            correction2: 1.0 - beta2.powi(t),
+            correction1: 1.0 - beta1.powi(t as i32),
+            correction2: 1.0 - beta2.powi(t as i32),
+            random: crate::random::Stream { seed, offset: t },
         };
-        let steps: Vec<Step> = self.groups.iter().map(step).collect();
+        let parameters = &self.parameters;
+        parameters.iter().try_for_each(Parameter::refresh)?;
         let norm = match &self.device {
-            Device::Cpu => {
-                let states = self.states.iter_mut().map(|s| match s {
-                    State::Cpu(state) => state,
-                    #[cfg(any(feature = "cuda", feature = "wgpu"))]
-                    _ => unreachable!("all groups are on one device"),
-                });
-                cpu::step_all(states.zip(&self.groups).zip(steps).collect(), max_norm)?
-            }
+            Device::Cpu => cpu::step_all(parameters, &step, max_norm)?,
             #[cfg(feature = "cuda")]
-            Device::Cuda(device) => {
-                let states = self.states.iter().map(|s| match s {
-                    State::Cuda(state) => state,
-                    _ => unreachable!("all groups are on one device"),
-                });
-                cuda::step_all(device, &states.zip(&self.groups).zip(steps).collect::<Vec<_>>(), max_norm)?
-            }
+            Device::Cuda(device) => cuda::step_all(device, parameters, &step, max_norm)?,
             #[cfg(feature = "wgpu")]
             Device::Wgpu(device) => {
-                let states = self.states.iter().map(|s| match s {
-                    State::Wgpu(state) => state,
-                    _ => unreachable!("all groups are on one device"),
-                });
-                wgpu::step_all(device, &states.zip(&self.groups).zip(steps).collect::<Vec<_>>(), max_norm)?
+                let arenas = self.arenas.as_ref().expect("an optimizer on wgpu has arenas");
+                arenas.step_all(device, parameters, &step, max_norm)?
             }
         };
-        self.steps += 1;
+        self.parameters.iter_mut().for_each(|p| p.version = p.var.storage().version());
+        self.steps = t;
         Ok(norm)
     }
 
     /// First and second moments, in the order of [`AdamW::vars`]: what a checkpoint has to keep,
-    /// beside [`AdamW::steps`].
+    /// beside [`AdamW::steps`] and [`AdamW::masters`].
     pub fn moments(&self) -> Result<Vec<(Tensor, Tensor)>> {
-        let mut moments = Vec::new();
-        for (state, group) in self.states.iter().zip(&self.groups) {
-            for (i, var) in group.vars.iter().enumerate() {
-                moments.push(match state {
-                    State::Cpu(state) => state.moments(i),
-                    #[cfg(feature = "cuda")]
-                    State::Cuda(state) => state.moments(i),
-                    #[cfg(feature = "wgpu")]
-                    State::Wgpu(state) => state.moments(i, var)?,
-                });
-                debug_assert_eq!(moments.last().map(|(m, _)| m.dims()), Some(var.dims()));
-            }
-        }
-        Ok(moments)
+        Ok(self.parameters.iter().map(|p| (p.m.clone(), p.v.clone())).collect())
+    }
+
+    /// What steps are taken on, in the order of [`AdamW::vars`]: the f32 master of a parameter of 16 bits, and a
+    /// parameter that has none itself. A checkpoint keeps these in place of the parameters.
+    pub fn masters(&self) -> Result<Vec<Tensor>> {
+        let master = |p: &Parameter| {
+            p.refresh()?;
+            Ok(p.master.clone().unwrap_or_else(|| p.var.detach()))
+        };
+        self.parameters.iter().map(master).collect()
     }
 
     /// Continues from a checkpoint's [`AdamW::steps`] and [`AdamW::moments`].
@@ -240,22 +337,72 @@ impl AdamW {
     /// [`Error::Argument`] if their number differs, [`Error::Shape`] if a shape does; then nothing has
     /// changed.
     pub fn restore(&mut self, steps: u64, moments: &[(Tensor, Tensor)]) -> Result<()> {
-        let own = self.moments()?;
-        if own.len() != moments.len() {
-            let reason = format!("are {} pairs for {} parameters", moments.len(), own.len());
-            return Err(Error::argument("adamw", "moments", reason));
+        self.check("moments", moments.len())?;
+        for (p, (m, v)) in self.parameters.iter().zip(moments) {
+            p.check(&[m, v])?;
         }
-        for ((m, _), (new_m, new_v)) in own.iter().zip(moments) {
-            if new_m.shape() != m.shape() || new_v.shape() != m.shape() {
-                let shapes = [m.shape(), new_m.shape(), new_v.shape()];
-                return Err(Error::shape("adamw", &shapes, "moments must have their parameter's shape"));
-            }
-        }
-        for ((m, v), (new_m, new_v)) in own.iter().zip(moments) {
-            m.assign(&new_m.to_device(&self.device)?)?;
-            v.assign(&new_v.to_device(&self.device)?)?;
+        for (p, (m, v)) in self.parameters.iter().zip(moments) {
+            overwrite(&p.m, m)?;
+            overwrite(&p.v, v)?;
         }
         self.steps = steps;
         Ok(())
     }
+
+    /// Sets every parameter to a checkpoint's [`AdamW::masters`], and to the same bits: what is overwritten in
+    /// another way, as by [`Var::set`], starts with a new master, which has but the 16 bits of the parameter.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] if their number differs, [`Error::Shape`] if a shape does; then nothing has
+    /// changed.
+    pub fn restore_masters(&mut self, masters: &[Tensor]) -> Result<()> {
+        self.check("masters", masters.len())?;
+        for (p, master) in self.parameters.iter().zip(masters) {
+            p.check(&[master])?;
+        }
+        for (p, new) in self.parameters.iter_mut().zip(masters) {
+            if let Some(master) = &p.master {
+                overwrite(master, new)?;
+                p.var.set(master)?;
+            } else {
+                overwrite(&p.var, new)?;
+            }
+            p.version = p.var.storage().version();
+        }
+        Ok(())
+    }
+
+    fn check(&self, what: &'static str, count: usize) -> Result<()> {
+        if count != self.parameters.len() {
+            let reason = format!("are of {count} parameters, and there are {}", self.parameters.len());
+            return Err(Error::argument("adamw", what, reason));
+        }
+        Ok(())
+    }
+}
+
+/// Sets `tensor` to `values` of any float dtype, from any device.
+fn overwrite(tensor: &Tensor, values: &Tensor) -> Result<()> {
+    let values = values.detach().to_dtype(tensor.dtype())?;
+    tensor.assign(&values.to_device(&tensor.device())?)
+}
+
+/// The groups' parameters, and how they are kept.
+fn plans(groups: Vec<ParamGroup>, low_precision: LowPrecision) -> Vec<Plan> {
+    let mut random = 0;
+    let mut plans = Vec::new();
+    for ParamGroup { vars, weight_decay } in groups {
+        for var in vars {
+            let exact = match low_precision {
+                _ if var.dtype().size() > 2 => Exact::Itself,
+                LowPrecision::Masters => Exact::Master,
+                LowPrecision::StochasticRounding { .. } => Exact::Nothing { random },
+            };
+            if let Exact::Nothing { .. } = exact {
+                random += var.elements().next_multiple_of(RANDOM_ROOM) as u64;
+            }
+            plans.push(Plan { var, weight_decay, exact });
+        }
+    }
+    plans
 }

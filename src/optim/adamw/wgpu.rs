@@ -1,14 +1,15 @@
-//! On wgpu a group's parameters, gradients and moments are one allocation each: its *arena*.
+//! On wgpu the parameters of a group that have one dtype are one allocation, and so are their gradients, moments
+//! and masters: an *arena*.
 //!
 //! WGSL has no pointers, so a kernel can only reach many tensors if they lie in one buffer. The
-//! parameters move there once, and their storage follows; the gradients get their place beside them,
-//! so that a backward writes straight into the arena.
+//! parameters move there once, and their storage follows; f32 gradients get their place beside them, so that a
+//! backward writes straight into the arena. Gradients of 16 bits are widened into that place at each step.
 
 use bytemuck::{Pod, Zeroable};
 
-use super::{ParamGroup, Step};
-use crate::device::wgpu::{ALIGNMENT, Binding, Buffer, Constant, Kernel, WgpuDevice, fold_groups};
-use crate::ops::launch::wgpu::{REDUCE, REDUCE_SUBGROUP, element};
+use super::{Exact, Parameter, Plan, RANDOM_ROOM, Step};
+use crate::device::wgpu::{ALIGNMENT, Binding, Buffer, Kernel, WgpuDevice, fold_groups};
+use crate::ops::launch::wgpu::{PHILOX, REDUCE, REDUCE_SUBGROUP};
 use crate::tensor::Data;
 use crate::{DType, Result, Tensor, Var};
 
@@ -16,30 +17,71 @@ const BLOCK: u32 = 256;
 /// Elements of one partial sum of squares.
 const CHUNK: usize = 4096;
 
-const ADAMW: &[&str] = &[include_str!("../../../kernels/optim/adamw.wgsl")];
+const ADAMW: &[&str] = &[
+    include_str!("../../../kernels/common/half.wgsl"),
+    PHILOX,
+    include_str!("../../../kernels/optim/adamw.wgsl"),
+];
 const NORM_SOURCE: &str = include_str!("../../../kernels/optim/norm.wgsl");
 const NORM: &[&str] = &[REDUCE, NORM_SOURCE];
 const NORM_SUBGROUP: &[&str] = &[REDUCE_SUBGROUP, NORM_SOURCE];
 
-/// A group's memory. Every parameter starts at a multiple of [`ALIGNMENT`] bytes; the gaps are zero.
-pub struct State {
+/// All arenas. In each, parameters start at multiples of [`ALIGNMENT`] bytes; the gaps are zero.
+pub struct Arenas {
     arenas: Vec<Arena>,
-    /// For each parameter its arena, and its place there in bytes.
+    /// The place of each parameter.
     places: Vec<Place>,
+    /// The f32 gradient of each parameter, in its arena.
+    gradients: Vec<Tensor>,
 }
 
 struct Arena {
+    weight_decay: f64,
+    dtype: DType,
+    /// That of its first parameter.
+    exact: Exact,
     parameters: Buffer,
+    masters: Option<Buffer>,
     gradients: Buffer,
     m: Buffer,
     v: Buffer,
 }
 
+/// Elements of an arena.
 #[derive(Clone, Copy)]
 struct Place {
     arena: usize,
     start: usize,
-    bytes: usize,
+    /// A multiple of 4: those of the parameter and some of the gap after it.
+    count: usize,
+}
+
+impl Place {
+    /// The place's part of an arena's buffer of `dtype`.
+    fn of(&self, buffer: &Buffer, dtype: DType) -> Result<Buffer> {
+        buffer.slice(self.start * dtype.size(), self.count * dtype.size())
+    }
+}
+
+/// An arena as it is planned.
+struct Room {
+    weight_decay: f64,
+    dtype: DType,
+    exact: Exact,
+    elements: usize,
+}
+
+impl Room {
+    /// Whether the parameter may come next: it is treated alike, and its random numbers follow.
+    fn suits(&self, plan: &Plan) -> bool {
+        let follows = match (self.exact, plan.exact) {
+            (Exact::Nothing { random }, Exact::Nothing { random: next }) => {
+                random + self.elements as u64 == next
+            }
+            (own, other) => own == other,
+        };
+        follows && self.weight_decay == plan.weight_decay && self.dtype == plan.var.dtype()
+    }
 }
 
 #[repr(C)]
@@ -53,6 +95,10 @@ struct AdamWParams {
     decay: f32,
     correction1: f32,
     correction2: f32,
+    seed: u64,
+    step: u64,
+    random: u64,
+    pad: u64,
 }
 
 #[repr(C)]
@@ -64,173 +110,204 @@ struct NormParams {
     max_norm: f32,
 }
 
-impl State {
-    pub fn new(device: &WgpuDevice, vars: &[Var]) -> Result<Self> {
-        // As many parameters an arena as one binding can show.
-        let limit = device.max_buffer_bytes();
-        let mut sizes = vec![0];
+impl Arenas {
+    pub fn new(device: &WgpuDevice, plans: Vec<Plan>) -> Result<(Vec<Parameter>, Self)> {
+        // As many parameters an arena as one binding can show of their f32 moments.
+        let limit = device.max_buffer_bytes() / DType::F32.size();
+        let mut rooms: Vec<Room> = Vec::new();
         let mut places = Vec::new();
-        for var in vars {
-            let bytes = var.elements() * var.dtype().size();
-            let room = bytes.next_multiple_of(ALIGNMENT as usize);
-            if sizes[sizes.len() - 1] + room > limit && sizes[sizes.len() - 1] > 0 {
-                sizes.push(0);
-            }
-            let arena = sizes.len() - 1;
-            places.push(Place { arena, start: sizes[arena], bytes });
-            sizes[arena] += room;
+        for plan in &plans {
+            let dtype = plan.var.dtype();
+            let elements = plan.var.elements();
+            let room = elements.next_multiple_of(ALIGNMENT as usize / dtype.size());
+            let fits = |r: &Room| r.suits(plan) && r.elements + room <= limit;
+            let arena = rooms.iter().rposition(fits).unwrap_or_else(|| {
+                rooms.push(Room { weight_decay: plan.weight_decay, dtype, exact: plan.exact, elements: 0 });
+                rooms.len() - 1
+            });
+            places.push(Place { arena, start: rooms[arena].elements, count: elements.next_multiple_of(4) });
+            rooms[arena].elements += room;
         }
         let zeros = |bytes: usize| {
             let buffer = device.alloc("adamw", bytes)?;
             device.fill_zero(&buffer)?;
             Ok(buffer)
         };
-        let arena = |&bytes: &usize| {
+        let arena = |&Room { weight_decay, dtype, exact, elements }: &Room| {
             Ok(Arena {
-                parameters: zeros(bytes)?,
-                gradients: zeros(bytes)?,
-                m: zeros(bytes)?,
-                v: zeros(bytes)?,
+                weight_decay,
+                dtype,
+                exact,
+                parameters: zeros(elements * dtype.size())?,
+                masters: (exact == Exact::Master).then(|| zeros(elements * 4)).transpose()?,
+                gradients: zeros(elements * 4)?,
+                m: zeros(elements * 4)?,
+                v: zeros(elements * 4)?,
             })
         };
-        let arenas: Vec<Arena> = sizes.iter().map(arena).collect::<Result<_>>()?;
+        let arenas: Vec<Arena> = rooms.iter().map(arena).collect::<Result<_>>()?;
         // Everything that can fail for lack of memory is done: now the parameters move.
-        for (var, place) in vars.iter().zip(&places) {
+        let (mut parameters, mut gradients) = (Vec::new(), Vec::new());
+        for (plan, place) in plans.into_iter().zip(&places) {
             let arena = &arenas[place.arena];
-            let parameter = arena.parameters.slice(place.start, place.bytes)?;
-            let gradient = arena.gradients.slice(place.start, place.bytes)?;
-            let Data::Wgpu { buffer, .. } = &var.storage().data else {
+            let tensor = |buffer: &Buffer, dtype: DType| {
+                let (start, bytes) = (place.start * dtype.size(), plan.var.elements() * dtype.size());
+                let buffer = buffer.slice(start, bytes.next_multiple_of(4))?;
+                Tensor::from_wgpu(device, buffer, plan.var.shape(), dtype)
+            };
+            let wide = |buffer: &Buffer| tensor(buffer, DType::F32);
+            let moved = tensor(&arena.parameters, arena.dtype)?;
+            moved.assign(&plan.var)?;
+            let Data::Wgpu { buffer, .. } = &plan.var.storage().data else {
                 unreachable!("the optimizer checks the device")
             };
-            let mut buffer = buffer.write();
-            device.copy(&buffer, &parameter)?;
-            *buffer = parameter;
-            drop(buffer);
-            let gradient = Tensor::from_wgpu(device, gradient, var.shape(), var.dtype())?;
-            let mut slot = var.leaf().0.lock();
-            if let (Some(existing), true) = (&slot.memory, slot.live) {
-                gradient.assign(existing)?;
-            }
-            slot.memory = Some(gradient);
+            *buffer.write() = moved.wgpu_storage()?;
+            let master = arena.masters.as_ref().map(wide).transpose()?;
+            master.iter().try_for_each(|master| master.assign(&plan.var))?;
+            let gradient = wide(&arena.gradients)?;
+            settle(&plan.var, &gradient)?;
+            gradients.push(gradient);
+            let (m, v) = (wide(&arena.m)?, wide(&arena.v)?);
+            parameters.push(plan.place_at(m, v, master));
         }
         // Where the parameters were before: sizes that few activations have, so they would lie idle.
         device.release_memory()?;
-        Ok(State { arenas, places })
-    }
-
-    pub fn moments(&self, i: usize, var: &Var) -> Result<(Tensor, Tensor)> {
-        let Place { arena, start, bytes } = self.places[i];
-        let device = var.wgpu_device()?;
-        let tensor = |buffer: &Buffer| {
-            Tensor::from_wgpu(&device, buffer.slice(start, bytes)?, var.shape(), DType::F32)
-        };
-        Ok((tensor(&self.arenas[arena].m)?, tensor(&self.arenas[arena].v)?))
+        Ok((parameters, Arenas { arenas, places, gradients }))
     }
 
     /// The parts of the arenas that have gradients: whole arenas if all their parameters do.
-    fn live(&self, group: &ParamGroup) -> Vec<Place> {
-        let live: Vec<bool> = group.vars.iter().map(|var| var.grad().is_some()).collect();
+    fn live(&self, parameters: &[Parameter]) -> Vec<Place> {
+        let live: Vec<bool> = parameters.iter().map(|p| p.var.grad().is_some()).collect();
         let mut parts = Vec::new();
         for (i, arena) in self.arenas.iter().enumerate() {
             let members = || self.places.iter().zip(&live).filter(move |(place, _)| place.arena == i);
             if members().all(|(_, &live)| live) {
-                parts.push(Place { arena: i, start: 0, bytes: arena.parameters.bytes() });
+                let count = arena.parameters.bytes() / arena.dtype.size();
+                parts.push(Place { arena: i, start: 0, count });
             } else {
                 parts.extend(members().filter(|&(_, &live)| live).map(|(place, _)| *place));
             }
         }
         parts
     }
-}
 
-type Group<'a> = ((&'a State, &'a ParamGroup), Step);
-
-/// Steps every group and returns the norm of all gradients, or 0 if there is no bound for it.
-pub fn step_all(device: &WgpuDevice, groups: &[Group<'_>], max_norm: Option<f64>) -> Result<Tensor> {
-    let parts: Vec<(&State, &Step, Vec<Place>)> =
-        groups.iter().map(|((state, group), step)| (*state, step, state.live(group))).collect();
-    let clip = match max_norm {
-        Some(max_norm) => Some(norm(device, &parts, max_norm)?),
-        None => None,
-    };
-    for (state, step, places) in &parts {
-        for place in places {
-            update(device, &state.arenas[place.arena], *place, step, clip.as_ref())?;
+    /// Steps every parameter and returns the norm of all gradients, or 0 if there is no bound for it.
+    pub fn step_all(
+        &self,
+        device: &WgpuDevice,
+        parameters: &[Parameter],
+        step: &Step,
+        max_norm: Option<f64>,
+    ) -> Result<Tensor> {
+        for (p, gradient) in parameters.iter().zip(&self.gradients) {
+            settle(&p.var, gradient)?;
+        }
+        let places = self.live(parameters);
+        let clip = max_norm.map(|max_norm| self.norm(device, &places, max_norm)).transpose()?;
+        for place in &places {
+            self.arenas[place.arena].update(device, place, step, clip.as_ref())?;
+        }
+        for p in parameters.iter().filter(|p| p.var.grad().is_some()) {
+            p.var.storage().written();
+        }
+        match clip {
+            // The kernel leaves the coefficient and then the norm.
+            Some(clip) => Tensor::from_wgpu(device, clip, 2, DType::F32)?.narrow(0, 1, 1)?.reshape(()),
+            None => Tensor::zeros((), DType::F32, &crate::Device::Wgpu(device.clone())),
         }
     }
-    for ((_, group), _) in groups {
-        group.vars.iter().filter(|var| var.grad().is_some()).for_each(|var| var.storage().written());
-    }
-    match clip {
-        // The kernel leaves the coefficient and then the norm.
-        Some(clip) => Tensor::from_wgpu(device, clip, 2, DType::F32)?.narrow(0, 1, 1)?.reshape(()),
-        None => Tensor::zeros((), DType::F32, &crate::Device::Wgpu(device.clone())),
-    }
-}
 
-/// Two numbers: the coefficient that clips, and the norm of all gradients.
-fn norm(device: &WgpuDevice, parts: &[(&State, &Step, Vec<Place>)], max_norm: f64) -> Result<Buffer> {
-    let source = if device.has_subgroups() { NORM_SUBGROUP } else { NORM };
-    let kernel = |entry| {
-        let (name, value) = element(DType::F32);
-        Kernel::builtin("grad_norm", source, entry).with("BLOCK", Constant::U32(BLOCK)).with(name, value)
-    };
-    let places =
-        || parts.iter().flat_map(|(state, _, places)| places.iter().map(move |place| (state, place)));
-    let slots: usize = places().map(|(_, place)| (place.bytes / 4).div_ceil(CHUNK)).sum();
-    let partials = device.alloc("adamw", slots.max(1) * 4)?;
-    let clip = device.alloc("adamw", 8)?;
-    let mut slot = 0;
-    for (state, place) in places() {
-        let count = place.bytes / 4;
-        let gradients = state.arenas[place.arena].gradients.slice(place.start, place.bytes)?;
+    /// Two numbers: the coefficient that clips, and the norm of all gradients.
+    fn norm(&self, device: &WgpuDevice, places: &[Place], max_norm: f64) -> Result<Buffer> {
+        let source = if device.has_subgroups() { NORM_SUBGROUP } else { NORM };
+        let kernel = |entry| Kernel::builtin("grad_norm", source, entry).with("BLOCK", BLOCK);
+        let slots: usize = places.iter().map(|place| place.count.div_ceil(CHUNK)).sum();
+        let partials = device.alloc("adamw", slots.max(1) * 4)?;
+        let clip = device.alloc("adamw", 8)?;
+        let mut slot = 0;
+        for place in places {
+            let gradients = place.of(&self.arenas[place.arena].gradients, DType::F32)?;
+            let (count, chunks) = (place.count as u32, place.count.div_ceil(CHUNK));
+            let params = NormParams { count, chunk: CHUNK as u32, slot: slot as u32, max_norm: 0.0 };
+            let bindings = [Binding::Read(&gradients), Binding::Write(&partials)];
+            device.run(&kernel("squares"), &bindings, &params, fold_groups(chunks))?;
+            slot += chunks;
+        }
         let params =
-            NormParams { count: count as u32, chunk: CHUNK as u32, slot: slot as u32, max_norm: 0.0 };
-        let chunks = count.div_ceil(CHUNK);
-        let bindings = [Binding::Read(&gradients), Binding::Write(&partials)];
-        device.run(&kernel("squares"), &bindings, &params, fold_groups(chunks))?;
-        slot += chunks;
+            NormParams { count: slots as u32, chunk: CHUNK as u32, slot: 0, max_norm: max_norm as f32 };
+        let bindings = [Binding::Read(&partials), Binding::Write(&clip)];
+        device.run(&kernel("clip"), &bindings, &params, [1, 1, 1])?;
+        Ok(clip)
     }
-    let params = NormParams { count: slots as u32, chunk: CHUNK as u32, slot: 0, max_norm: max_norm as f32 };
-    device.run(&kernel("clip"), &[Binding::Read(&partials), Binding::Write(&clip)], &params, [1, 1, 1])?;
-    Ok(clip)
 }
 
-fn update(
-    device: &WgpuDevice,
-    arena: &Arena,
-    place: Place,
-    step: &Step,
-    clip: Option<&Buffer>,
-) -> Result<()> {
-    let part = |buffer: &Buffer| buffer.slice(place.start, place.bytes);
-    let (w, g, m, v) = (part(&arena.parameters)?, part(&arena.gradients)?, part(&arena.m)?, part(&arena.v)?);
-    let count = place.bytes / 4;
-    let params = AdamWParams {
-        count: count as u32,
-        lr: step.lr as f32,
-        beta1: step.beta1 as f32,
-        beta2: step.beta2 as f32,
-        eps: step.eps as f32,
-        decay: step.weight_decay as f32,
-        correction1: (1.0 / step.correction1) as f32,
-        correction2: (1.0 / step.correction2) as f32,
-    };
-    let (name, value) = element(DType::F32);
-    let kernel = Kernel::builtin("adamw", ADAMW, "adamw")
-        .with("BLOCK", Constant::U32(BLOCK))
-        .with("HAS_CLIP", Constant::Bool(clip.is_some()))
-        .with(name, value);
-    device.run(
-        &kernel,
-        &[
-            Binding::Read(&g),
-            Binding::Read(clip.unwrap_or(&g)),
-            Binding::Write(&w),
-            Binding::Write(&m),
-            Binding::Write(&v),
-        ],
-        &params,
-        fold_groups(count.div_ceil(BLOCK as usize)),
-    )
+/// Brings a gradient that is elsewhere, because it has 16 bits or was made after [`Var::clear_grad`], to its place in
+/// the arena. A gradient of f32 has that place from then on, or from the start.
+fn settle(var: &Var, place: &Tensor) -> Result<()> {
+    let mut slot = var.leaf().0.lock();
+    if let (Some(memory), true) = (&slot.memory, slot.live)
+        && !memory.same_storage(place)
+    {
+        place.assign(memory)?;
+    }
+    if slot.dtype == place.dtype() {
+        slot.memory = Some(place.clone());
+    }
+    Ok(())
 }
+
+impl Arena {
+    fn update(&self, device: &WgpuDevice, place: &Place, step: &Step, clip: Option<&Buffer>) -> Result<()> {
+        let wide = |buffer: &Buffer| place.of(buffer, DType::F32);
+        let (g, m, v) = (wide(&self.gradients)?, wide(&self.m)?, wide(&self.v)?);
+        let parameters = place.of(&self.parameters, self.dtype)?;
+        // The binding of what is not there.
+        let spare = device.alloc("adamw", 4)?;
+        let (exact, rounded, random) = match (self.exact, &self.masters) {
+            (Exact::Itself, _) => (parameters, spare, 0),
+            (Exact::Nothing { random }, _) => (spare, parameters, random + place.start as u64),
+            (Exact::Master, masters) => (masters.as_ref().map_or(Ok(spare), wide)?, parameters, 0),
+        };
+        let params = AdamWParams {
+            count: place.count as u32,
+            lr: step.lr as f32,
+            beta1: step.beta1 as f32,
+            beta2: step.beta2 as f32,
+            eps: step.eps as f32,
+            decay: self.weight_decay as f32,
+            correction1: (1.0 / step.correction1) as f32,
+            correction2: (1.0 / step.correction2) as f32,
+            seed: step.random.seed,
+            step: step.random.offset,
+            // A block of random bits serves four elements.
+            random: random / 4,
+            pad: 0,
+        };
+        let (type_code, each) = match self.dtype {
+            DType::F16 => (1u32, 4),
+            DType::BF16 => (2, 4),
+            _ => (0, 1),
+        };
+        let kernel = Kernel::builtin("adamw", ADAMW, "adamw")
+            .with("BLOCK", BLOCK)
+            .with("HAS_CLIP", clip.is_some())
+            .with("ROUNDED", type_code)
+            .with("MASTER", !matches!(self.exact, Exact::Nothing { .. }));
+        device.run(
+            &kernel,
+            &[
+                Binding::Read(&g),
+                Binding::Read(clip.unwrap_or(&g)),
+                Binding::Write(&exact),
+                Binding::Write(&m),
+                Binding::Write(&v),
+                Binding::Write(&rounded),
+            ],
+            &params,
+            fold_groups((place.count / each).div_ceil(BLOCK as usize)),
+        )
+    }
+}
+
+// Parameters of 16 bits, which are rounded stochastically, have the same distances in arenas and among random numbers.
+const _: () = assert!(RANDOM_ROOM == ALIGNMENT as usize / 2);
