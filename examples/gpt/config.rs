@@ -8,8 +8,9 @@ use std::path::Path;
 
 use clap::error::ErrorKind;
 use clap::parser::ValueSource;
-use clap::{ArgAction, ArgMatches, Args, Command, FromArgMatches};
+use clap::{ArgAction, ArgMatches, Args, Command, FromArgMatches, ValueEnum};
 use serde::{Deserialize, Serialize};
+use tilewright::DType;
 use tilewright::optim::CosineSchedule;
 use toml::Table;
 use toml::de::DeTable;
@@ -25,6 +26,26 @@ const SHIPPED: [(&str, &str); 4] = [
     ("shakespeare-char-cpu", include_str!("configs/shakespeare-char-cpu.toml")),
     ("gpt2-124m", include_str!("configs/gpt2-124m.toml")),
 ];
+
+/// The types that a model may have, under nanoGPT's names.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Precision {
+    #[default]
+    Float32,
+    Bfloat16,
+    Float16,
+}
+
+impl Precision {
+    pub fn dtype(self) -> DType {
+        match self {
+            Precision::Float32 => DType::F32,
+            Precision::Bfloat16 => DType::BF16,
+            Precision::Float16 => DType::F16,
+        }
+    }
+}
 
 /// Every key of a run, under nanoGPT's names.
 #[derive(Clone, Debug, PartialEq, Args, Serialize, Deserialize)]
@@ -56,6 +77,12 @@ pub struct Config {
     /// others the value that gives sums over n_embd terms the same variance: 0.02 sqrt(768 / n_embd)
     #[arg(long)]
     pub init_std: f64,
+    /// Type of weights and activations; gradients of weights, and the masters that AdamW keeps of them, are
+    /// float32. float16 has no loss scaling yet: gradients of activations below 6e-8 are lost
+    #[arg(long)]
+    // Checkpoints of earlier versions do not say it.
+    #[serde(default)]
+    pub dtype: Precision,
 
     /// Sequences in a micro-batch
     #[arg(long)]
@@ -219,7 +246,9 @@ impl Args for Flags {
     fn augment_args(command: Command) -> Command {
         let defaults = entries(DEFAULT).unwrap_or_default();
         defaults.into_iter().fold(Config::augment_args(command), |command, entry| {
-            command.mut_arg(entry.key, |arg| arg.required(false).default_value(entry.value))
+            // A string has quotes in TOML and none on the command line.
+            let value = entry.value.trim_matches('"');
+            command.mut_arg(entry.key, |arg| arg.required(false).default_value(value))
         })
     }
 

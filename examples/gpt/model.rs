@@ -24,7 +24,7 @@ enum Init {
     Ones,
 }
 
-/// Gives each parameter, by name and shape, its first values.
+/// Gives each parameter, by name and shape, its first values, of f32.
 type Source<'a> = dyn FnMut(&str, &[usize], Init) -> Result<Tensor, AppError> + 'a;
 
 /// Makes the parameters in a fixed order and keeps their names.
@@ -32,11 +32,13 @@ struct Builder<'a> {
     source: &'a mut Source<'a>,
     parameters: Vec<(String, Var)>,
     bias: bool,
+    dtype: DType,
 }
 
 impl Builder<'_> {
     fn parameter(&mut self, name: String, shape: &[usize], init: Init) -> Result<Var, AppError> {
-        let var = Var::new(&(self.source)(&name, shape, init)?)?;
+        let var = Var::new(&(self.source)(&name, shape, init)?.to_dtype(self.dtype)?)?;
+        var.set_grad_dtype(DType::F32)?;
         self.parameters.push((name, var.clone()));
         Ok(var)
     }
@@ -151,7 +153,8 @@ impl Gpt {
         // Each block adds two branches to the residual stream: keep its variance at any depth.
         let branch_std = std / (2.0 * config.n_layer as f64).sqrt();
         let rows = config.vocab_size.max(characters);
-        let mut b = Builder { source, parameters: Vec::new(), bias: config.bias };
+        let dtype = config.dtype.dtype();
+        let mut b = Builder { source, parameters: Vec::new(), bias: config.bias, dtype };
         let wte = b.parameter("transformer.wte.weight".into(), &[rows, channels], Init::Normal(std))?;
         let wpe =
             b.parameter("transformer.wpe.weight".into(), &[config.block_size, channels], Init::Normal(std))?;
@@ -194,10 +197,12 @@ impl Gpt {
         self.block_size
     }
 
-    /// The parameters' values on the host.
-    pub fn values(&self) -> tilewright::Result<BTreeMap<String, Values>> {
+    /// The parameters' values on the host; for those that `masters` names, their master's.
+    pub fn values(&self, masters: &[(Var, Tensor)]) -> tilewright::Result<BTreeMap<String, Values>> {
         let values = |(name, var): &(String, Var)| {
-            let data = var.flatten_all()?.to_vec1()?;
+            let master = masters.iter().find(|(other, _)| other.same(var));
+            let exact = master.map_or(var.as_tensor(), |(_, master)| master);
+            let data = exact.flatten_all()?.to_vec1()?;
             Ok((name.clone(), Values { shape: var.dims().to_vec(), data }))
         };
         self.parameters.iter().map(values).collect()
@@ -264,7 +269,7 @@ mod tests {
     fn checkpoint(model: &Gpt) -> Checkpoint {
         let vocabulary = Vocabulary::from("abcde".to_owned());
         let header = Header { config: tiny(), vocabulary, step: 1, val_loss: 1.0 };
-        Checkpoint { header, tensors: model.values().unwrap() }
+        Checkpoint { header, tensors: model.values(&[]).unwrap() }
     }
 
     #[test]
@@ -310,7 +315,7 @@ mod tests {
     fn a_model_comes_back_from_its_checkpoint() {
         let model = model();
         let again = Gpt::from_checkpoint(checkpoint(&model), Path::new("x"), &Device::Cpu).unwrap();
-        assert_eq!(model.values().unwrap(), again.values().unwrap());
+        assert_eq!(model.values(&[]).unwrap(), again.values(&[]).unwrap());
     }
 
     #[test]

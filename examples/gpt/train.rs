@@ -214,7 +214,8 @@ impl Trainer<'_> {
             step: saved.step,
             val_loss: saved.val_loss,
         };
-        Checkpoint { header, tensors: self.model.values()? }.save(&self.checkpoint)
+        let masters: Vec<_> = self.optimizer.vars().cloned().zip(self.optimizer.masters()?).collect();
+        Checkpoint { header, tensors: self.model.values(&masters)? }.save(&self.checkpoint)
     }
 }
 
@@ -293,6 +294,31 @@ mod tests {
         generate::generate(&checkpoint, "the c", sampling, &Device::Cpu, &mut text).unwrap();
         let text = String::from_utf8(text).unwrap();
         assert!(text.starts_with("the c") && text.chars().count() == 26, "{text:?}");
+        fs::remove_dir_all(directory).unwrap();
+    }
+
+    #[test]
+    fn runs_of_16_bits_follow_those_of_32() {
+        let directory = scratch("dtypes");
+        let more = "--max-iters 20 --bias --learning-rate 3e-3 --dtype";
+        let run = |dtype| train(&directory, dtype, &format!("{more} {dtype}")).unwrap();
+        let exact = log(&run("float32"));
+        for dtype in ["bfloat16", "float16"] {
+            let out = run(dtype);
+            for (exact, found) in exact.iter().zip(log(&out)) {
+                let (exact, found) = (exact["loss"].as_f64().unwrap(), found["loss"].as_f64().unwrap());
+                assert!((found - exact).abs() < 0.02 * exact, "{dtype}: {found}, {exact}");
+            }
+            // The checkpoint holds the masters, and from it comes the model's text.
+            let path = out.join("checkpoint.safetensors");
+            let checkpoint = Checkpoint::load(&path).unwrap();
+            let data = &checkpoint.tensors["transformer.h.0.mlp.c_fc.weight"].data;
+            assert!(data.iter().any(|x| x.to_bits() & 0xFFF != 0), "{dtype}: not one value needs f32");
+            let sampling = Sampling { max_new_tokens: 20, temperature: 0.0, top_k: 200, seed: 1 };
+            let mut text = Vec::new();
+            generate::generate(&path, "the c", sampling, &Device::Cpu, &mut text).unwrap();
+            assert_eq!(String::from_utf8(text).unwrap().chars().count(), 26);
+        }
         fs::remove_dir_all(directory).unwrap();
     }
 
