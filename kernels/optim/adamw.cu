@@ -45,16 +45,17 @@ template <typename W, typename G, bool MASTER, u32 N>
 inline void update(const Entry& entry, u32 i, float coefficient, const Params& p) {
     using Line = Vec<float, N>;
     constexpr bool ROUNDED = !same<W, float>;
-    W* const rounded = (W*)entry.rounded + i;
+    float* const to_m = global(entry.m) + i;
+    float* const to_v = global(entry.v) + i;
     float w[N], g[N], m[N], v[N];
     if constexpr (ROUNDED && !MASTER) {
-        Vec<W, N>::load(rounded).to_floats(w);
+        Vec<W, N>::load(global((const W*)entry.rounded) + i).to_floats(w);
     } else {
-        Line::load(entry.exact + i).to_floats(w);
+        Line::load(global(entry.exact) + i).to_floats(w);
     }
-    Vec<G, N>::load((const G*)entry.g + i).to_floats(g);
-    Line::load(entry.m + i).to_floats(m);
-    Line::load(entry.v + i).to_floats(v);
+    Vec<G, N>::load(global((const G*)entry.g) + i).to_floats(g);
+    Line::load(to_m).to_floats(m);
+    Line::load(to_v).to_floats(v);
 #pragma unroll
     for (u32 j = 0; j < N; j++) {
         const float grad = g[j] * coefficient;
@@ -64,10 +65,10 @@ inline void update(const Entry& entry, u32 i, float coefficient, const Params& p
         const float step = (m[j] * p.correction1) / (sqrtf(v[j] * p.correction2) + p.eps);
         w[j] = fmaf(-p.lr, fmaf(entry.decay, w[j], step), w[j]);
     }
-    Line::of_floats(m).store(entry.m + i);
-    Line::of_floats(v).store(entry.v + i);
+    Line::of_floats(m).store(to_m);
+    Line::of_floats(v).store(to_v);
     if constexpr (MASTER || !ROUNDED) {
-        Line::of_floats(w).store(entry.exact + i);
+        Line::of_floats(w).store(global(entry.exact) + i);
     } else {
         const u64 block = entry.random + i / 4;
         const uint4 bits = philox(make_uint4((u32)block, (u32)(block >> 32), p.step.x, p.step.y), p.key);
@@ -78,7 +79,7 @@ inline void update(const Entry& entry, u32 i, float coefficient, const Params& p
         }
     }
     if constexpr (ROUNDED) {
-        Vec<W, N>::of_floats(w).store(rounded);
+        Vec<W, N>::of_floats(w).store(global((W*)entry.rounded) + i);
     }
 }
 

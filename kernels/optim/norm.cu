@@ -30,7 +30,7 @@ squares(const Entry* __restrict__ table, float* __restrict__ partials, const Par
     float total = 0.0f;
     with_gradient(piece.entry, [&](auto gradient) {
         using G = typename decltype(gradient)::type;
-        const G* g = (const G*)piece.entry.g;
+        const G* g = global((const G*)piece.entry.g);
         const u32 lines_end = piece.entry.lines ? piece.last / 4 * 4 : piece.first;
 #pragma unroll 4
         for (u32 i = piece.first + threadIdx.x * 4; i < lines_end; i += BLOCK * 4) {

@@ -19,6 +19,13 @@ struct Entry {
     u32 gradient;    // the bit of its gradient's type
 };
 
+// Addresses from memory could point anywhere, and generic loads are slower: the compiler is told that this one, which
+// must be there, points into global memory.
+template <typename T> inline T* global(T* address) {
+    __builtin_assume(__isGlobal(address));
+    return address;
+}
+
 struct Piece {
     Entry entry;
     u32 first, last; // elements

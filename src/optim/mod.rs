@@ -1,6 +1,6 @@
 //! Optimizers and learning-rate schedules.
 
-mod adamw;
+pub(crate) mod adamw;
 mod schedule;
 
 pub use adamw::{AdamW, AdamWConfig, LowPrecision, ParamGroup};

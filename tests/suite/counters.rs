@@ -12,9 +12,11 @@ use crate::harness::{normal, place};
 /// What is to be launched, and what bounds it.
 struct Count {
     name: &'static str,
-    run: Box<dyn Fn(&Device) -> Result<()>>,
+    run: Box<Run>,
     bound: Bound,
 }
+
+type Run = dyn Fn(&Device) -> Result<()>;
 
 #[derive(Clone, Copy)]
 enum Bound {
@@ -124,6 +126,12 @@ fn counts() -> Vec<Count> {
                 tilewright::autograd::backward(&[(var.as_tensor(), var.detach())])?;
             }
             AdamW::new(vars, AdamWConfig::default())?.step_clipped(1.0).map(drop)
+        }),
+        memory("AdamW of a bf16 parameter with an f32 master and gradient", move |device| {
+            let var = var(device, &[768, 768], BF16)?;
+            var.set_grad_dtype(F32)?;
+            tilewright::autograd::backward(&[(var.as_tensor(), var.detach())])?;
+            AdamW::new(vec![var], AdamWConfig::default())?.step().map(drop)
         }),
         product("matmul 512 x 512 x 256 bf16", [512, 512, 256], [false, false]),
         product("matmul 512 x 512 x 256 bf16, A^T", [512, 512, 256], [true, false]),

@@ -326,7 +326,8 @@ fn training_agrees_between_devices_and_runs() {
             expected.iter().copied().enumerate().filter(|(i, _)| i % 3 < 2).map(|(_, x)| x).collect();
         assert!(losses[0] > 3.0 && losses[losses.len() - 1] < losses[0] - 0.3, "{losses:?}");
         for device in every_device() {
-            let found = train(DType::F32, device, dropout).unwrap_or_else(|e| panic!("{}: {e}", label(device)));
+            let found =
+                train(DType::F32, device, dropout).unwrap_or_else(|e| panic!("{}: {e}", label(device)));
             let error = difference(&found, &expected);
             assert!(error < 2e-5, "{}: {error:.1e}\n{found:?}\n{expected:?}", label(device));
             assert_eq!(train(DType::F32, device, dropout).unwrap(), found, "{}", label(device));

@@ -55,6 +55,7 @@ fn launched(architecture: Architecture) -> Vec<Launched> {
         ops::copy::cuda::launched(),
         ops::cross_entropy::cuda::launched(),
         ops::dropout::cuda::launched(),
+        ops::embedding::cuda::launched(),
         ops::gather::cuda::launched(),
         ops::matmul::cuda::launched(architecture),
         ops::norm::cuda::launched(),
@@ -63,6 +64,7 @@ fn launched(architecture: Architecture) -> Vec<Launched> {
         ops::select::cuda::launched(),
         ops::softmax::cuda::launched(),
         ops::unary::cuda::launched(),
+        crate::optim::adamw::cuda::launched(),
     ];
     // Plans may share kernels.
     let mut seen = HashSet::new();

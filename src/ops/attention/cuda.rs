@@ -64,7 +64,7 @@ impl Plan {
         if q_len <= 16 {
             let tile = match d {
                 ..=64 => 64,
-                ..=192 => 32,
+                65..=192 => 32,
                 _ => 16,
             };
             return Plan::Mma { warps: 1, rows: 1, tile, keep_q: d <= 128 };

@@ -4,6 +4,8 @@
 use bytemuck::{Pod, Zeroable};
 
 use super::{Exact, Parameter, Step};
+#[cfg(all(test, feature = "cuda-sim"))]
+use crate::device::cuda::resources::Launched;
 use crate::device::cuda::{Binding, Buffer, CudaDevice, Kernel, cuda_source};
 use crate::ops::launch::cuda::{BLOCK, PHILOX, REDUCE, blocks, check_size, starts_a_line};
 use crate::{DType, Result, Tensor};
@@ -133,15 +135,24 @@ impl Table {
         }
         Ok(table)
     }
+}
 
-    /// The kernel with the constants of kernels/optim/params.cuh.
-    fn specialise(&self, kernel: Kernel) -> Kernel {
-        kernel.with("BLOCK", BLOCK).with("CHUNK", CHUNK as u32).with("GRADIENTS", self.gradients)
-    }
+/// The kernel with the constants of kernels/optim/params.cuh.
+fn specialise(kernel: Kernel, gradients: u32) -> Kernel {
+    kernel.with("BLOCK", BLOCK).with("CHUNK", CHUNK as u32).with("GRADIENTS", gradients)
+}
+
+fn adamw_kernel(gradients: u32, kinds: u32, clip: bool) -> Kernel {
+    let kernel = specialise(Kernel::builtin("adamw", ADAMW, "adamw"), gradients);
+    kernel.with("HAS_CLIP", clip).with("KINDS", kinds)
+}
+
+fn norm_kernel(entry: &'static str, gradients: u32) -> Kernel {
+    specialise(Kernel::builtin("grad_norm", NORM, entry), gradients).with("TEAM", BLOCK)
 }
 
 /// Steps every parameter and returns the norm of all gradients, or 0 if there is no bound for it.
-pub fn step_all(
+pub(super) fn step_all(
     device: &CudaDevice,
     parameters: &[Parameter],
     step: &Step,
@@ -150,10 +161,6 @@ pub fn step_all(
     let table = Table::new(device, parameters)?;
     let entries = device.upload("adamw", bytemuck::cast_slice(&table.entries))?;
     let clip = max_norm.map(|max_norm| norm(device, &table, &entries, max_norm)).transpose()?;
-    let kernel = table
-        .specialise(Kernel::builtin("adamw", ADAMW, "adamw"))
-        .with("HAS_CLIP", clip.is_some())
-        .with("KINDS", table.kinds);
     let params = AdamWParams {
         entries: table.entries.len() as u32,
         lr: step.lr as f32,
@@ -167,6 +174,7 @@ pub fn step_all(
         step: step.random.offset,
     };
     let bindings = [Binding::Read(&entries), Binding::read(clip.as_ref())];
+    let kernel = adamw_kernel(table.gradients, table.kinds, clip.is_some());
     device.launch(&kernel, &bindings, &params, blocks(table.blocks, BLOCK))?;
     for p in parameters.iter().filter(|p| p.var.grad().is_some()) {
         p.var.storage().written();
@@ -180,7 +188,7 @@ pub fn step_all(
 
 /// Two numbers: the coefficient that clips, and the norm of all gradients.
 fn norm(device: &CudaDevice, table: &Table, entries: &Buffer, max_norm: f64) -> Result<Buffer> {
-    let kernel = |entry| table.specialise(Kernel::builtin("grad_norm", NORM, entry)).with("TEAM", BLOCK);
+    let kernel = |entry| norm_kernel(entry, table.gradients);
     let partials = device.alloc("adamw", table.blocks * 4)?;
     let clip = device.alloc("adamw", 8)?;
     let params = NormParams {
@@ -194,4 +202,22 @@ fn norm(device: &CudaDevice, table: &Table, entries: &Buffer, max_norm: f64) -> 
     let bindings = [Binding::Read(&partials), Binding::Write(&clip)];
     device.launch(&kernel("clip"), &bindings, &params, blocks(1, BLOCK))?;
     Ok(clip)
+}
+
+/// Parameters of each kind alone, with gradients of their own type and of f32, and all of them together.
+#[cfg(all(test, feature = "cuda-sim"))]
+pub(crate) fn launched() -> Vec<Launched> {
+    let [f32s, f16s, bf16s] = [1, 2, 4];
+    let mut all = Vec::new();
+    for (kinds, gradients) in
+        [(1, f32s), (2, f16s), (2, f32s), (4, bf16s), (4, f32s), (8, bf16s), (8, f32s), (15, 7)]
+    {
+        // Lines are of four elements: of 16 bits they are 8 bytes, but the moments' are 16.
+        all.push(Launched::plain(adamw_kernel(gradients, kinds, true), BLOCK, true));
+    }
+    for gradients in [f32s, f16s, bf16s, 7] {
+        all.push(Launched::plain(norm_kernel("squares", gradients), BLOCK, gradients & f32s != 0));
+    }
+    all.push(Launched::plain(norm_kernel("clip", f32s), BLOCK, false));
+    all
 }
