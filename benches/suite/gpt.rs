@@ -12,12 +12,24 @@ pub struct GptSize {
     pub heads: usize,
     pub channels: usize,
     pub batch: usize,
+    /// Of weights and activations; if it has 16 bits, gradients of weights and masters are f32.
+    pub dtype: DType,
 }
 
 pub const GPT_SMALL: GptSize =
-    GptSize { vocabulary: 256, steps: 128, layers: 4, heads: 4, channels: 128, batch: 8 };
+    GptSize { vocabulary: 256, steps: 128, layers: 4, heads: 4, channels: 128, batch: 8, dtype: DType::F32 };
 pub const GPT_CHAR: GptSize =
-    GptSize { vocabulary: 256, steps: 256, layers: 6, heads: 6, channels: 384, batch: 4 };
+    GptSize { vocabulary: 256, steps: 256, layers: 6, heads: 6, channels: 384, batch: 4, dtype: DType::F32 };
+/// With its vocabulary rounded up to a multiple of 128, as everybody trains it.
+pub const GPT2_124M: GptSize = GptSize {
+    vocabulary: 50304,
+    steps: 1024,
+    layers: 12,
+    heads: 12,
+    channels: 768,
+    batch: 8,
+    dtype: DType::BF16,
+};
 
 struct Block {
     ln1: [Var; 2],
@@ -44,8 +56,13 @@ pub struct Gpt {
 impl Gpt {
     pub fn new(size: GptSize, device: &Device) -> Result<Self> {
         let c = size.channels;
-        let weight = |shape: (usize, usize)| Var::new(&Tensor::randn(0.0, 0.02, shape, DType::F32, device)?);
-        let constant = |value, n: usize| Var::new(&Tensor::full(value, n, DType::F32, device)?);
+        let var = |values: &Tensor| -> Result<Var> {
+            let var = Var::new(values)?;
+            var.set_grad_dtype(DType::F32)?;
+            Ok(var)
+        };
+        let weight = |shape: (usize, usize)| var(&Tensor::randn(0.0, 0.02, shape, size.dtype, device)?);
+        let constant = |value, n: usize| var(&Tensor::full(value, n, size.dtype, device)?);
         let linear = |n, k| Ok([weight((n, k))?, constant(0.0, n)?]);
         let norm = || Ok([constant(1.0, c)?, constant(0.0, c)?]);
         let block = |_| {
@@ -90,8 +107,8 @@ impl Gpt {
         normed.linear(&self.head, None)?.into_cross_entropy(targets, CrossEntropyOptions::default())
     }
 
-    /// One training step on made-up tokens, upload and read of the loss included.
-    pub fn step(&mut self) -> Result<f32> {
+    /// One training step on made-up tokens, their upload included; the loss.
+    pub fn step(&mut self) -> Result<Tensor> {
         let GptSize { vocabulary, steps, batch, .. } = self.size;
         let mut state = 1u64;
         let mut token = || {
@@ -107,6 +124,6 @@ impl Gpt {
         self.optimizer.zero_grad();
         loss.backward()?;
         self.optimizer.step()?;
-        loss.to_scalar()
+        Ok(loss)
     }
 }

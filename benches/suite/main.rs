@@ -2,6 +2,7 @@
 //! picks cases: `TILEWRIGHT_DEVICE=software cargo bench -- attention`.
 
 mod gpt;
+mod gpu;
 mod ops;
 mod steps;
 
@@ -36,6 +37,6 @@ fn wait(t: &Tensor) -> f32 {
 criterion_group! {
     name = benches;
     config = Criterion::default().sample_size(15);
-    targets = ops::matmuls, ops::fused, ops::losses_and_tables, ops::elementwise, ops::adamw, steps::steps
+    targets = ops::matmuls, ops::fused, ops::losses_and_tables, ops::elementwise, ops::adamw, steps::steps, gpu::gpu
 }
 criterion_main!(benches);

@@ -2,8 +2,8 @@
 
 use criterion::Criterion;
 
-use crate::device;
 use crate::gpt::{GPT_CHAR, GPT_SMALL, Gpt};
+use crate::{device, wait};
 
 pub fn steps(criterion: &mut Criterion) {
     let device = device();
@@ -13,7 +13,7 @@ pub fn steps(criterion: &mut Criterion) {
         let mut gpt = None;
         group.bench_function(name, |bencher| {
             let gpt = gpt.get_or_insert_with(|| Gpt::new(size, &device).unwrap());
-            bencher.iter(|| gpt.step().unwrap())
+            bencher.iter(|| wait(&gpt.step().unwrap()))
         });
         if gpt.is_some() {
             eprintln!("{name}: device memory {:?}", device.memory());
