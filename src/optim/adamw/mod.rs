@@ -45,8 +45,9 @@ pub enum LowPrecision {
     /// master, rounded to nearest even.
     #[default]
     Masters,
-    /// In the mean: a parameter of bf16 is rounded to one of the two bf16 beside what a step gives, at random, so
-    /// that the expected value is exact. That saves the masters' 4 bytes an element.
+    /// In the mean (Gupta et al., "Deep learning with limited numerical precision", 2015): a parameter of bf16 is
+    /// rounded to one of the two bf16 beside what a step gives, at random, so that the expected value is exact. That
+    /// saves the masters' 4 bytes an element.
     ///
     /// Step `t` (from 1 on) takes its random numbers from the [`Stream`](crate::random::Stream) of this seed and
     /// offset `t`, so that every device draws the same. Parameters follow one another in it in the order of
