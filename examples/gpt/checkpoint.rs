@@ -1,4 +1,4 @@
-//! A model on disk: one safetensors file that holds the parameters, the config and the vocabulary.
+//! A model on disk: one safetensors file that holds the parameters, the config and the tokenizer.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File};
@@ -10,8 +10,8 @@ use safetensors::{Dtype, SafeTensors};
 use serde::{Deserialize, Serialize};
 
 use crate::config::Config;
-use crate::data::Vocabulary;
 use crate::error::AppError;
+use crate::tokenizer::Tokenizer;
 
 /// The metadata key of the header. One key, since safetensors writes several in no fixed order.
 const HEADER: &str = "tilewright.gpt";
@@ -20,7 +20,7 @@ const HEADER: &str = "tilewright.gpt";
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Header {
     pub config: Config,
-    pub vocabulary: Vocabulary,
+    pub tokenizer: Tokenizer,
     /// Updates made so far.
     pub step: usize,
     pub val_loss: f32,
@@ -95,7 +95,7 @@ impl Checkpoint {
 
 /// Writes a file beside `path` and renames it there once it is safely on disk: a crash or a full disk
 /// at any moment leaves either the old file or the new one, whole.
-fn write_atomically(path: &Path, write: impl FnOnce(&mut File) -> io::Result<()>) -> io::Result<()> {
+pub fn write_atomically(path: &Path, write: impl FnOnce(&mut File) -> io::Result<()>) -> io::Result<()> {
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(format!(".{}.part", std::process::id()));
     let temporary = path.with_file_name(name);
@@ -134,7 +134,7 @@ mod tests {
     fn checkpoint(step: usize) -> Checkpoint {
         let header = Header {
             config: config(&["--n-layer", "1"]),
-            vocabulary: Vocabulary::from("ab\n\u{e9}".to_owned()),
+            tokenizer: Tokenizer::Characters("ab\n\u{e9}".to_owned().into()),
             step,
             val_loss: 1.5,
         };

@@ -70,7 +70,7 @@ pub struct Config {
     /// Biases in linear layers and layer norms
     #[arg(long, action = ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
     pub bias: bool,
-    /// Rows of the token embedding; 0 means as many as the data has characters
+    /// Rows of the token embedding; 0 means as many as the data's tokenizer has ids
     #[arg(long)]
     pub vocab_size: usize,
     /// Standard deviation of the initial weights (nanoGPT: 0.02); 0 means 0.02 at GPT-2's width, and at

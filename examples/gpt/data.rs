@@ -1,70 +1,39 @@
-//! From files to batches: text, its characters as the vocabulary, the two splits, random blocks.
+//! From files to batches: text or token shards, the two splits, random blocks.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use serde::{Deserialize, Serialize};
 use tilewright::random::{self, Philox};
 use tilewright::{Device, Tensor};
 
 use crate::error::AppError;
+use crate::shards::Tokens;
+use crate::tokenizer::{self, Characters, Tokenizer};
 
-/// The characters a model knows, sorted; a character's place is its token id.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(from = "String", into = "String")]
-pub struct Vocabulary(Vec<char>);
-
-impl Vocabulary {
-    pub fn len(&self) -> usize {
-        self.0.len()
-    }
-
-    pub fn id(&self, char: char) -> Option<u32> {
-        self.0.binary_search(&char).ok().map(|id| id as u32)
-    }
-
-    pub fn char(&self, id: u32) -> Option<char> {
-        self.0.get(id as usize).copied()
-    }
-
-    /// The ids of `text`, or its first character that has none.
-    pub fn encode(&self, text: &str) -> Result<Vec<u32>, char> {
-        text.chars().map(|char| self.id(char).ok_or(char)).collect()
-    }
-}
-
-impl From<String> for Vocabulary {
-    fn from(text: String) -> Self {
-        let mut chars: Vec<char> = text.chars().collect();
-        chars.sort_unstable();
-        chars.dedup();
-        Vocabulary(chars)
-    }
-}
-
-impl From<Vocabulary> for String {
-    fn from(vocabulary: Vocabulary) -> Self {
-        vocabulary.0.into_iter().collect()
-    }
-}
-
-/// The text of a run as token ids, in two splits.
+/// What a run learns from, as token ids in two splits.
 pub struct Corpus {
-    pub vocabulary: Vocabulary,
-    /// The first nine tenths of every file.
-    pub train: Vec<u32>,
-    /// The last tenth of every file.
-    pub val: Vec<u32>,
+    pub tokenizer: Tokenizer,
+    /// Of text, the first nine tenths of every file; of shards, those without `val` in their names.
+    pub train: Tokens,
+    /// Of text, the last tenth of every file; of shards, the others, or the last tenth of all if there are none.
+    pub val: Tokens,
     pub files: usize,
 }
 
 impl Corpus {
-    /// Reads a text file, or every text file under a directory.
+    /// Reads a text file, every text file under a directory, or token shards: a `.bin` file, those in a directory, or those
+    /// that a pattern such as `data/*_0000*.bin` names. Text's tokens are its characters; shards' are those of the
+    /// `tokenizer.json` beside them, or GPT-2's if there is none.
     ///
     /// # Errors
     /// A path that cannot be read, a file that is not UTF-8 text (under a directory such files are
-    /// passed over), a directory without any text.
+    /// passed over), a directory without any text, a damaged shard, a pattern that matches nothing.
     pub fn read(path: &Path) -> Result<Corpus, AppError> {
+        let shards = find_shards(path)?;
+        if !shards.is_empty() {
+            return Corpus::from_shards(shards);
+        }
         let metadata = fs::metadata(path).map_err(AppError::io("read", path))?;
         let texts = if metadata.is_dir() { read_directory(path)? } else { vec![read_file(path)?] };
         if texts.iter().all(String::is_empty) {
@@ -74,15 +43,35 @@ impl Corpus {
     }
 
     fn from_texts(texts: &[String]) -> Corpus {
-        let vocabulary = Vocabulary::from(texts.concat());
-        let mut corpus = Corpus { vocabulary, train: vec![], val: vec![], files: texts.len() };
+        let characters: BTreeSet<char> = texts.iter().flat_map(|text| text.chars()).collect();
+        let tokenizer = Tokenizer::Characters(Characters::from(characters));
+        let [mut train_ids, mut val_ids] = [vec![], vec![]];
         for text in texts {
-            let ids: Vec<u32> = text.chars().filter_map(|char| corpus.vocabulary.id(char)).collect();
+            // All of its characters are known.
+            let ids = tokenizer.encode(text).unwrap_or_default();
             let (train, val) = ids.split_at(ids.len() * 9 / 10);
-            corpus.train.extend_from_slice(train);
-            corpus.val.extend_from_slice(val);
+            train_ids.extend_from_slice(train);
+            val_ids.extend_from_slice(val);
         }
-        corpus
+        Corpus { tokenizer, train: train_ids.into(), val: val_ids.into(), files: texts.len() }
+    }
+
+    fn from_shards(shards: Vec<PathBuf>) -> Result<Corpus, AppError> {
+        let files = shards.len();
+        let beside = shards[0].with_file_name(tokenizer::FILE);
+        let tokenizer = if beside.exists() { Tokenizer::load(&beside)? } else { Tokenizer::Gpt2 };
+        let is_val =
+            |path: &PathBuf| path.file_name().is_some_and(|name| name.to_string_lossy().contains("val"));
+        let (val, train): (Vec<PathBuf>, Vec<PathBuf>) = shards.into_iter().partition(is_val);
+        let (train, val) = match (train.as_slice(), val.as_slice()) {
+            ([], all) | (all, []) => {
+                let tokens = Tokens::open(all)?;
+                let middle = tokens.len() / 10 * 9;
+                tokens.split_at(middle)
+            }
+            (train, val) => (Tokens::open(train)?, Tokens::open(val)?),
+        };
+        Ok(Corpus { tokenizer, train, val, files })
     }
 
     /// Refuses a corpus that has no block of `block_size` tokens and its successor in either split.
@@ -90,14 +79,44 @@ impl Corpus {
         for (name, split) in [("training", &self.train), ("validation", &self.val)] {
             if split.len() <= block_size {
                 let reason = format!(
-                    "too short: its {name} split has {} characters, and block_size {block_size} takes at least {}",
+                    "too short: its {name} split has {} {}s, and block_size {block_size} takes at least {}",
                     split.len(),
+                    self.tokenizer.unit(),
                     block_size + 1
                 );
                 return Err(AppError::contents(path, reason));
             }
         }
         Ok(())
+    }
+}
+
+/// The shards that `path` names, in the order of their paths; none if it names text.
+fn find_shards(path: &Path) -> Result<Vec<PathBuf>, AppError> {
+    let is_shard = |path: &Path| path.extension().is_some_and(|extension| extension == "bin");
+    if path.is_file() {
+        return Ok(if is_shard(path) { vec![path.to_path_buf()] } else { vec![] });
+    }
+    if path.is_dir() {
+        let entries = fs::read_dir(path).map_err(AppError::io("read", path))?;
+        let paths = entries.map(|entry| Ok(entry?.path())).collect::<std::io::Result<Vec<_>>>();
+        let mut shards = paths.map_err(AppError::io("read", path))?;
+        shards.retain(|path| is_shard(path) && path.is_file());
+        shards.sort_unstable();
+        return Ok(shards);
+    }
+    let pattern = path.to_string_lossy();
+    if !pattern.contains(['*', '?', '[']) {
+        return Ok(vec![]);
+    }
+    let wrong =
+        |reason: String| AppError::Argument { argument: "--data", reason: format!("{pattern}: {reason}") };
+    let matches = glob::glob(&pattern).map_err(|e| wrong(e.to_string()))?;
+    let shards = matches.collect::<Result<Vec<_>, _>>().map_err(|e| wrong(e.to_string()))?;
+    match shards.iter().find(|path| !is_shard(path)) {
+        _ if shards.is_empty() => Err(wrong("no file has such a name".into())),
+        Some(other) => Err(wrong(format!("{} is not a .bin file", other.display()))),
+        None => Ok(shards),
     }
 }
 
@@ -114,41 +133,53 @@ fn read_file(path: &Path) -> Result<String, AppError> {
 const SKIPPED_DIRECTORIES: [&str; 3] = ["target", "runs", "node_modules"];
 const SKIPPED_EXTENSIONS: [&str; 6] = ["lock", "svg", "json", "jsonl", "csv", "ipynb"];
 
-/// The text files under `root`, in the order of their paths. Passed over: hidden names, symbolic
-/// links, binary files and what the two lists above name.
+/// The text files under `root`, without binary files and what the lists above name.
 fn read_directory(root: &Path) -> Result<Vec<String>, AppError> {
+    let skipped = |path: &Path| {
+        path.extension()
+            .is_some_and(|extension| SKIPPED_EXTENSIONS.iter().any(|&skipped| extension == skipped))
+    };
     let mut texts = Vec::new();
-    let mut pending: Vec<PathBuf> = vec![root.to_path_buf()];
-    // A stack, filled in reverse, gives the paths in order without a recursion.
-    while let Some(path) = pending.pop() {
-        if path.is_dir() {
-            let mut children = Vec::new();
-            for entry in fs::read_dir(&path).map_err(AppError::io("read", &path))? {
-                let entry = entry.map_err(AppError::io("read", &path))?;
-                let kind = entry.file_type().map_err(AppError::io("read", &entry.path()))?;
-                let name = entry.file_name();
-                let name = name.to_string_lossy();
-                let child = entry.path();
-                let extension =
-                    child.extension().map(|e| e.to_string_lossy().into_owned()).unwrap_or_default();
-                let skipped = name.starts_with('.')
-                    || (kind.is_dir() && SKIPPED_DIRECTORIES.contains(&name.as_ref()))
-                    || (kind.is_file() && SKIPPED_EXTENSIONS.contains(&extension.as_str()));
-                if !skipped && (kind.is_dir() || kind.is_file()) {
-                    children.push(child);
-                }
-            }
-            children.sort_unstable_by(|a, b| b.cmp(a));
-            pending.append(&mut children);
-        } else {
-            let bytes = fs::read(&path).map_err(AppError::io("read", &path))?;
-            match String::from_utf8(bytes) {
-                Ok(text) if !text.contains('\0') => texts.push(text),
-                _ => {}
-            }
+    for path in files_below(root, |path| !skipped(path))? {
+        let bytes = fs::read(&path).map_err(AppError::io("read", &path))?;
+        match String::from_utf8(bytes) {
+            Ok(text) if !text.contains('\0') => texts.push(text),
+            _ => {}
         }
     }
     Ok(texts)
+}
+
+/// The `wanted` files under `root`, in the order of their paths, without hidden names, symbolic links and
+/// [`SKIPPED_DIRECTORIES`].
+pub fn files_below(root: &Path, wanted: impl Fn(&Path) -> bool) -> Result<Vec<PathBuf>, AppError> {
+    let mut files = Vec::new();
+    let mut pending: Vec<PathBuf> = vec![root.to_path_buf()];
+    // A stack, filled in reverse, gives the paths in order without a recursion.
+    while let Some(path) = pending.pop() {
+        if !path.is_dir() {
+            files.push(path);
+            continue;
+        }
+        let mut children = Vec::new();
+        for entry in fs::read_dir(&path).map_err(AppError::io("read", &path))? {
+            let entry = entry.map_err(AppError::io("read", &path))?;
+            let kind = entry.file_type().map_err(AppError::io("read", &entry.path()))?;
+            let name = entry.file_name();
+            let name = name.to_string_lossy();
+            let child = entry.path();
+            let taken = match kind.is_dir() {
+                true => !SKIPPED_DIRECTORIES.contains(&name.as_ref()),
+                false => kind.is_file() && wanted(&child),
+            };
+            if taken && !name.starts_with('.') {
+                children.push(child);
+            }
+        }
+        children.sort_unstable_by(|a, b| b.cmp(a));
+        pending.append(&mut children);
+    }
+    Ok(files)
 }
 
 /// What a run draws random numbers for. Each use has a stream of its own, so that one never moves another.
@@ -199,21 +230,21 @@ pub struct Batch {
 }
 
 /// Cuts batches out of a split.
-pub struct Blocks<'a> {
-    ids: &'a [u32],
+pub struct Blocks {
+    tokens: Tokens,
     batch_size: usize,
     block_size: usize,
 }
 
-impl<'a> Blocks<'a> {
-    /// `ids` must be longer than `block_size` ([`Corpus::check_length`]).
-    pub fn new(ids: &'a [u32], batch_size: usize, block_size: usize) -> Self {
-        Blocks { ids, batch_size, block_size }
+impl Blocks {
+    /// `tokens` must be more than `block_size` ([`Corpus::check_length`]).
+    pub fn new(tokens: &Tokens, batch_size: usize, block_size: usize) -> Self {
+        Blocks { tokens: tokens.clone(), batch_size, block_size }
     }
 
     /// The number of places where a block can start.
     fn places(&self) -> usize {
-        self.ids.len() - self.block_size
+        self.tokens.len() - self.block_size
     }
 
     /// A batch of blocks from random places.
@@ -236,9 +267,9 @@ impl<'a> Blocks<'a> {
     }
 
     fn batch(&self, starts: &[usize], device: &Device) -> tilewright::Result<Batch> {
-        let block = |start: usize| &self.ids[start..][..self.block_size];
-        let inputs = starts.iter().flat_map(|&start| block(start)).copied().collect();
-        let targets = starts.iter().flat_map(|&start| block(start + 1)).copied().collect();
+        let block = |start: usize| self.tokens.read(start, self.block_size);
+        let inputs = starts.iter().flat_map(|&start| block(start)).collect();
+        let targets = starts.iter().flat_map(|&start| block(start + 1)).collect();
         let shape = (starts.len(), self.block_size);
         Ok(Batch {
             inputs: Tensor::from_vec(inputs, shape, device)?,
@@ -250,34 +281,16 @@ impl<'a> Blocks<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    /// An empty directory of this test's own.
-    fn scratch(name: &str) -> PathBuf {
-        let path = std::env::temp_dir().join(format!("tilewright-gpt-data-{name}-{}", std::process::id()));
-        let _ = fs::remove_dir_all(&path);
-        fs::create_dir_all(&path).unwrap();
-        path
-    }
-
-    #[test]
-    fn a_vocabulary_is_sorted_and_round_trips() {
-        let vocabulary = Vocabulary::from("hello, wörld\n".to_owned());
-        assert_eq!(String::from(vocabulary.clone()), "\n ,dehlorwö");
-        let ids = vocabulary.encode("low\n").unwrap();
-        assert_eq!(ids, [6, 7, 9, 0]);
-        assert_eq!(ids.iter().map(|&id| vocabulary.char(id).unwrap()).collect::<String>(), "low\n");
-        assert_eq!(vocabulary.encode("hex"), Err('x'));
-        assert_eq!(vocabulary.char(11), None);
-    }
+    use crate::shards::tests::by_hand;
+    use crate::tests::scratch;
 
     #[test]
     fn every_file_is_split_nine_to_one() {
         let corpus = Corpus::from_texts(&["abcdefghij".repeat(2), "ABCDEFGHIJ".into()]);
-        let text =
-            |ids: &[u32]| ids.iter().map(|&id| corpus.vocabulary.char(id).unwrap()).collect::<String>();
+        let text = |tokens: &Tokens| corpus.tokenizer.decode(&tokens.read(0, tokens.len()));
         assert_eq!(text(&corpus.train), "abcdefghijabcdefghABCDEFGHI");
         assert_eq!(text(&corpus.val), "ijJ");
-        assert_eq!(corpus.vocabulary.len(), 20);
+        assert_eq!(corpus.tokenizer.len(), 20);
         assert!(corpus.check_length(Path::new("x"), 2).is_ok());
         let message = corpus.check_length(Path::new("x"), 3).unwrap_err().to_string();
         assert!(message.starts_with("x: too short: its validation split has 3 characters"), "{message}");
@@ -285,7 +298,7 @@ mod tests {
 
     #[test]
     fn a_directory_gives_its_text_files_in_order() {
-        let root = scratch("walk");
+        let root = scratch("data-walk");
         for (path, text) in [
             ("b.rs", &b"2"[..]),
             ("a/z.md", b"1"),
@@ -303,12 +316,11 @@ mod tests {
         }
         assert_eq!(read_directory(&root).unwrap(), ["1", "2", "3"]);
         assert_eq!(Corpus::read(&root).unwrap().files, 3);
-        fs::remove_dir_all(root).unwrap();
     }
 
     #[test]
     fn bad_data_is_an_error_that_names_the_path() {
-        let root = scratch("bad");
+        let root = scratch("data-bad");
         let file = root.join("latin1.txt");
         fs::write(&file, b"one\ncaf\xe9").unwrap();
         let error = |path: &Path| Corpus::read(path).err().unwrap().to_string();
@@ -317,7 +329,41 @@ mod tests {
         assert!(error(&root.join("absent")).starts_with("cannot read "));
         fs::write(&file, b"").unwrap();
         assert!(error(&file).ends_with("latin1.txt: holds no text"));
-        fs::remove_dir_all(root).unwrap();
+    }
+
+    #[test]
+    fn shards_are_found_by_file_folder_and_pattern() {
+        let root = scratch("data-shards");
+        let write = |name: &str, tokens: &[u16]| fs::write(root.join(name), by_hand(tokens)).unwrap();
+        let all = |tokens: &Tokens| tokens.read(0, tokens.len());
+        let read = |name: &str| {
+            let corpus = Corpus::read(&root.join(name)).map_err(|e| e.to_string())?;
+            Ok::<_, String>((all(&corpus.train), all(&corpus.val)))
+        };
+        write("x_train_000001.bin", &[3, 4]);
+        write("x_train_000000.bin", &[1, 2]);
+        // Without a shard for validation, the last tenth is.
+        write("long.bin", &(0..20).collect::<Vec<u16>>());
+        assert_eq!(read("long.bin").unwrap(), ((0..18).collect(), vec![18, 19]));
+        fs::remove_file(root.join("long.bin")).unwrap();
+        write("x_val_000000.bin", &[5]);
+        assert_eq!(read("").unwrap(), (vec![1, 2, 3, 4], vec![5]));
+        assert_eq!(read("x_*0.bin").unwrap(), (vec![1, 2], vec![5]));
+        // llm.c leaves no word of its tokenizer.
+        assert_eq!(Corpus::read(&root).unwrap().tokenizer, Tokenizer::Gpt2);
+        Tokenizer::Bytes.save(&root.join("tokenizer.json")).unwrap();
+        assert_eq!(Corpus::read(&root).unwrap().tokenizer, Tokenizer::Bytes);
+
+        assert!(read("y_*.bin").unwrap_err().contains("y_*.bin: no file has such a name"));
+        assert!(read("*").unwrap_err().contains("tokenizer.json is not a .bin file"));
+        assert!(read("[.bin").unwrap_err().starts_with("--data: "));
+        let error = Corpus::read(&root).unwrap().check_length(&root, 1).unwrap_err().to_string();
+        assert!(
+            error.ends_with("its validation split has 1 bytes, and block_size 1 takes at least 2"),
+            "{error}"
+        );
+        fs::write(root.join("x_val_000000.bin"), "").unwrap();
+        assert!(read("").unwrap_err().contains("x_val_000000.bin"));
     }
 
     fn ids(tensor: &Tensor) -> Vec<u32> {
@@ -326,7 +372,7 @@ mod tests {
 
     #[test]
     fn random_batches_are_a_function_of_the_seed() {
-        let text: Vec<u32> = (0..100).collect();
+        let text = Tokens::from((0..100).collect::<Vec<u32>>());
         let blocks = Blocks::new(&text, 4, 8);
         let [mut one, mut same] = [(); 2].map(|()| Random::new(1, Draw::Train));
         for _ in 0..50 {
@@ -343,7 +389,7 @@ mod tests {
 
     #[test]
     fn random_blocks_reach_both_ends_of_the_split() {
-        let text: Vec<u32> = (0..10).collect();
+        let text = Tokens::from((0..10).collect::<Vec<u32>>());
         let batch =
             Blocks::new(&text, 200, 8).random(&mut Random::new(0, Draw::Train), &Device::Cpu).unwrap();
         let starts: std::collections::BTreeSet<u32> =
@@ -353,12 +399,12 @@ mod tests {
 
     #[test]
     fn spaced_blocks_cover_the_split() {
-        let text: Vec<u32> = (0..100).collect();
+        let text = Tokens::from((0..100).collect::<Vec<u32>>());
         let blocks = Blocks::new(&text, 2, 10);
         assert_eq!(blocks.spaced_starts(2), [0, 22, 44, 66]);
         let batches: Vec<Batch> = blocks.spaced(2, &Device::Cpu).collect::<Result<_, _>>().unwrap();
         assert_eq!(ids(&batches[1].targets), (45..55).chain(67..77).collect::<Vec<u32>>());
         // One place only, and more blocks than there are places.
-        assert_eq!(Blocks::new(&text[..11], 2, 10).spaced_starts(1), [0, 0]);
+        assert_eq!(Blocks::new(&text.split_at(11).0, 2, 10).spaced_starts(1), [0, 0]);
     }
 }

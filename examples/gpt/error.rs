@@ -21,6 +21,14 @@ pub enum AppError {
     #[error("{}: {reason}", path.display())]
     Contents { path: PathBuf, reason: String },
 
+    /// A line of a file that is not what it should be.
+    #[error("{}, line {line}: {reason}", path.display())]
+    Line { path: PathBuf, line: u64, reason: String },
+
+    /// Output of an earlier run where this one would write.
+    #[error("{} holds {found}; {hint}", path.display())]
+    Exists { path: PathBuf, found: &'static str, hint: &'static str },
+
     /// A command-line argument that means nothing here.
     #[error("{argument}: {reason}")]
     Argument { argument: &'static str, reason: String },

@@ -1,4 +1,4 @@
-//! Text from a checkpoint, one character at a time.
+//! Text from a checkpoint, one token at a time.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -6,14 +6,15 @@ use std::path::{Path, PathBuf};
 use tilewright::{Device, Tensor, no_grad};
 
 use crate::checkpoint::Checkpoint;
-use crate::data::{Draw, Random, Vocabulary};
+use crate::data::{Draw, Random};
 use crate::error::AppError;
 use crate::model::Gpt;
+use crate::tokenizer::{Decoder, Tokenizer};
 
 #[derive(Debug, clap::Args)]
 #[command(args_override_self = true)]
 pub struct GenerateArgs {
-    /// Checkpoint of a run; it holds the config and the vocabulary too
+    /// Checkpoint of a run; it holds the config and the tokenizer too
     #[arg(long, value_name = "FILE", default_value = "runs/default/checkpoint.safetensors")]
     checkpoint: PathBuf,
     /// Text to continue
@@ -28,13 +29,13 @@ pub struct GenerateArgs {
 
 #[derive(Clone, Copy, Debug, clap::Args)]
 pub struct Sampling {
-    /// Characters to write
+    /// Tokens to write
     #[arg(long, default_value_t = 500)]
     pub max_new_tokens: usize,
     /// Below 1 sharpens the model's distribution, above 1 flattens it; 0 takes the likeliest
     #[arg(long, default_value_t = 0.8)]
     pub temperature: f32,
-    /// Choose among the K likeliest characters only
+    /// Choose among the K likeliest tokens only
     #[arg(long, value_name = "K", default_value_t = 200)]
     pub top_k: usize,
     /// Seed of the choices
@@ -48,7 +49,7 @@ pub fn run(args: &GenerateArgs, output: &mut impl Write) -> Result<(), AppError>
     generate(&args.checkpoint, &args.prompt, args.sampling, &device, output)
 }
 
-/// Writes `prompt` and its continuation to `output`, each character as soon as it is chosen.
+/// Writes `prompt` and its continuation to `output`, each character as soon as its tokens are chosen.
 pub fn generate(
     checkpoint: &Path,
     prompt: &str,
@@ -64,11 +65,12 @@ pub fn generate(
         return Err(AppError::Argument { argument: "--top-k", reason: "must be at least 1".into() });
     }
     let loaded = Checkpoint::load(checkpoint)?;
-    let vocabulary = loaded.header.vocabulary.clone();
-    let mut ids = start(&vocabulary, prompt)?;
+    let tokenizer = loaded.header.tokenizer.clone();
+    let mut ids = start(&tokenizer, prompt)?;
     let model = Gpt::from_checkpoint(loaded, checkpoint, device)?;
 
     print(output, prompt)?;
+    let mut decoder = Decoder::new(&tokenizer, &ids);
     let mut random = Random::new(sampling.seed, Draw::Sample);
     for _ in 0..sampling.max_new_tokens {
         let context = &ids[ids.len().saturating_sub(model.block_size())..];
@@ -76,11 +78,12 @@ pub fn generate(
             let context = Tensor::from_slice(context, (1, context.len()), device)?;
             model.next_logits(&context)?.flatten_all()?.to_vec1()
         })?;
-        // Rows beyond the vocabulary only pad the embedding and stand for no character.
-        let id = choose(&logits[..vocabulary.len()], sampling, &mut random);
+        // Rows beyond the tokenizer's ids only pad the embedding and stand for no text.
+        let id = choose(&logits[..tokenizer.len()], sampling, &mut random);
         ids.push(id);
-        print(output, vocabulary.char(id).unwrap_or(char::REPLACEMENT_CHARACTER).encode_utf8(&mut [0; 4]))?;
+        print(output, &decoder.push(id))?;
     }
+    print(output, &decoder.finish())?;
     print(output, "\n")
 }
 
@@ -90,13 +93,11 @@ pub fn print(output: &mut impl Write, text: &str) -> Result<(), AppError> {
     written.map_err(AppError::io("write", Path::new("standard output")))
 }
 
-/// The prompt's ids; without a prompt, a line's end, after which anything may begin.
-fn start(vocabulary: &Vocabulary, prompt: &str) -> Result<Vec<u32>, AppError> {
-    let ids = vocabulary.encode(prompt).map_err(|char| AppError::Argument {
-        argument: "--prompt",
-        reason: format!("the character {char:?} is not in the checkpoint's vocabulary"),
-    })?;
-    Ok(if ids.is_empty() { vec![vocabulary.id('\n').unwrap_or(0)] } else { ids })
+/// The prompt's ids; without a prompt, what stands before a document, or a line's end, after which anything may begin.
+fn start(tokenizer: &Tokenizer, prompt: &str) -> Result<Vec<u32>, AppError> {
+    let ids =
+        tokenizer.encode(prompt).map_err(|reason| AppError::Argument { argument: "--prompt", reason })?;
+    Ok(if ids.is_empty() { vec![tokenizer.start()] } else { ids })
 }
 
 /// Draws a token id from the distribution of `logits`, of which there must be at least one.
@@ -155,10 +156,11 @@ mod tests {
 
     #[test]
     fn a_prompt_must_be_in_the_vocabulary() {
-        let vocabulary = Vocabulary::from("\nab".to_owned());
-        assert_eq!(start(&vocabulary, "ba").unwrap(), [2, 1]);
-        assert_eq!(start(&vocabulary, "").unwrap(), [0]);
-        let message = start(&vocabulary, "a?").unwrap_err().to_string();
-        assert_eq!(message, "--prompt: the character '?' is not in the checkpoint's vocabulary");
+        let tokenizer = Tokenizer::Characters("\nab".to_owned().into());
+        assert_eq!(start(&tokenizer, "ba").unwrap(), [2, 1]);
+        assert_eq!(start(&tokenizer, "").unwrap(), [0]);
+        assert_eq!(start(&Tokenizer::Gpt2, "").unwrap(), [50256]);
+        let message = start(&tokenizer, "a?").unwrap_err().to_string();
+        assert_eq!(message, "--prompt: the character '?' is not in the vocabulary");
     }
 }

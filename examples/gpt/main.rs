@@ -4,11 +4,13 @@
 //! cargo run --release --example gpt                         # train on this repository's own text
 //! cargo run --release --example gpt -- generate --prompt "fn "
 //! cargo run --release --example gpt -- train --config shakespeare-char-cpu --data input.txt
+//! cargo run --release --example gpt -- prepare input.txt --out data --tokenizer bytes
+//! cargo run --release --example gpt -- train --data data
 //! ```
 //!
-//! `config` says what a run is told, `data` turns text into batches, `model` is the network, `train`
-//! the loop around it, `checkpoint` the model on disk, `generate` text from it, `report` the rest of
-//! what a run writes.
+//! `prepare` turns text into `shards` of tokens, by a `tokenizer`. `config` says what a run is told, `data` turns text or
+//! shards into batches, `model` is the network, `train` the loop around it, `checkpoint` the model on disk, `generate` text
+//! from it, `report` the rest of what a run writes.
 
 mod checkpoint;
 mod config;
@@ -16,7 +18,10 @@ mod data;
 mod error;
 mod generate;
 mod model;
+mod prepare;
 mod report;
+mod shards;
+mod tokenizer;
 mod train;
 
 use std::io;
@@ -39,6 +44,10 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Prepare(prepare::PrepareArgs),
+    /// Learn a vocabulary
+    #[command(subcommand)]
+    Tokenizer(tokenizer::TokenizerCommand),
     /// Train a model (what happens without a subcommand)
     Train(Box<train::TrainArgs>),
     /// Continue a prompt with the model of a checkpoint
@@ -50,6 +59,8 @@ fn main() -> ExitCode {
     let output = &mut io::stdout().lock();
     let result = match &cli.command {
         None => train::run(&cli.train, output),
+        Some(Command::Prepare(args)) => prepare::run(args, output),
+        Some(Command::Tokenizer(command)) => tokenizer::run(command),
         Some(Command::Train(args)) => train::run(args, output),
         Some(Command::Generate(args)) => generate::run(args, output),
     };
@@ -107,6 +118,8 @@ fn without(feature: &str) -> AppError {
 
 #[cfg(test)]
 pub mod tests {
+    use std::ops::Deref;
+    use std::path::{Path, PathBuf};
     use std::sync::{Mutex, MutexGuard, PoisonError};
 
     use clap::CommandFactory;
@@ -117,6 +130,31 @@ pub mod tests {
     pub fn alone() -> MutexGuard<'static, ()> {
         static ALONE: Mutex<()> = Mutex::new(());
         ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A directory of a test's own, which goes with it.
+    pub struct Scratch(PathBuf);
+
+    impl Deref for Scratch {
+        type Target = Path;
+
+        fn deref(&self) -> &Path {
+            &self.0
+        }
+    }
+
+    impl Drop for Scratch {
+        fn drop(&mut self) {
+            let _ = std::fs::remove_dir_all(&self.0);
+        }
+    }
+
+    /// An empty directory.
+    pub fn scratch(name: &str) -> Scratch {
+        let path = std::env::temp_dir().join(format!("tilewright-gpt-{name}-{}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&path);
+        std::fs::create_dir_all(&path).unwrap();
+        Scratch(path)
     }
 
     #[test]

@@ -111,9 +111,9 @@ pub struct Gpt {
 }
 
 impl Gpt {
-    /// A model with fresh values from the device's random numbers, for `characters` token ids.
-    pub fn new(config: &Config, characters: usize, device: &Device) -> Result<Gpt, AppError> {
-        Gpt::build(config, characters, &mut |_, shape, init| {
+    /// A model with fresh values from the device's random numbers, for `ids` token ids.
+    pub fn new(config: &Config, ids: usize, device: &Device) -> Result<Gpt, AppError> {
+        Gpt::build(config, ids, &mut |_, shape, init| {
             Ok(match init {
                 Init::Normal(std) => Tensor::randn(0.0, std, shape, DType::F32, device)?,
                 Init::Zeros => Tensor::zeros(shape, DType::F32, device)?,
@@ -128,7 +128,7 @@ impl Gpt {
     /// A tensor that is missing, has another shape, or has no place in the model of that config.
     pub fn from_checkpoint(checkpoint: Checkpoint, path: &Path, device: &Device) -> Result<Gpt, AppError> {
         let Checkpoint { header, mut tensors } = checkpoint;
-        let model = Gpt::build(&header.config, header.vocabulary.len(), &mut |name, shape, _| {
+        let model = Gpt::build(&header.config, header.tokenizer.len(), &mut |name, shape, _| {
             let Values { shape: found, data } = tensors
                 .remove(name)
                 .ok_or_else(|| AppError::contents(path, format!("tensor {name} is missing")))?;
@@ -144,7 +144,7 @@ impl Gpt {
         }
     }
 
-    fn build<'a>(config: &Config, characters: usize, source: &'a mut Source<'a>) -> Result<Gpt, AppError> {
+    fn build<'a>(config: &Config, ids: usize, source: &'a mut Source<'a>) -> Result<Gpt, AppError> {
         let channels = config.n_embd;
         let std = match config.init_std {
             0.0 => 0.02 * (768.0 / channels as f64).sqrt(),
@@ -152,7 +152,7 @@ impl Gpt {
         };
         // Each block adds two branches to the residual stream: keep its variance at any depth.
         let branch_std = std / (2.0 * config.n_layer as f64).sqrt();
-        let rows = config.vocab_size.max(characters);
+        let rows = config.vocab_size.max(ids);
         let dtype = config.dtype.dtype();
         let mut b = Builder { source, parameters: Vec::new(), bias: config.bias, dtype };
         let wte = b.parameter("transformer.wte.weight".into(), &[rows, channels], Init::Normal(std))?;
@@ -255,7 +255,7 @@ mod tests {
     use super::*;
     use crate::checkpoint::Header;
     use crate::config::tests::config;
-    use crate::data::Vocabulary;
+    use crate::tokenizer::Tokenizer;
 
     fn tiny() -> Config {
         config(&["--n-layer", "2", "--n-head", "2", "--n-embd", "16", "--block-size", "8", "--bias"])
@@ -267,8 +267,8 @@ mod tests {
     }
 
     fn checkpoint(model: &Gpt) -> Checkpoint {
-        let vocabulary = Vocabulary::from("abcde".to_owned());
-        let header = Header { config: tiny(), vocabulary, step: 1, val_loss: 1.0 };
+        let tokenizer = Tokenizer::Characters("abcde".to_owned().into());
+        let header = Header { config: tiny(), tokenizer, step: 1, val_loss: 1.0 };
         Checkpoint { header, tensors: model.values(&[]).unwrap() }
     }
 

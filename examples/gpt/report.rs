@@ -114,15 +114,15 @@ impl History {
         }
     }
 
-    /// Writes the loss over the steps as an SVG picture.
-    pub fn plot(&self, title: &str, path: &Path) -> Result<(), AppError> {
+    /// Writes the loss per `unit` over the steps as an SVG picture.
+    pub fn plot(&self, title: &str, unit: &str, path: &Path) -> Result<(), AppError> {
         let mut picture = String::new();
-        self.draw(title, &mut picture)
+        self.draw(title, unit, &mut picture)
             .map_err(|e| AppError::contents(path, format!("cannot draw the plot: {e}")))?;
         fs::write(path, picture).map_err(AppError::io("write", path))
     }
 
-    fn draw(&self, title: &str, picture: &mut String) -> Result<(), Box<dyn std::error::Error>> {
+    fn draw(&self, title: &str, unit: &str, picture: &mut String) -> Result<(), Box<dyn std::error::Error>> {
         let values = || self.losses.iter().chain(&self.validations).map(|&(_, loss)| loss);
         let (low, high) =
             (values().fold(f32::INFINITY, f32::min), values().fold(f32::NEG_INFINITY, f32::max));
@@ -145,7 +145,7 @@ impl History {
         chart
             .configure_mesh()
             .x_desc("step")
-            .y_desc("loss (nats per character)")
+            .y_desc(format!("loss (nats per {unit})"))
             .label_style(font)
             .axis_desc_style(font)
             .draw()?;
@@ -196,16 +196,20 @@ mod tests {
         let path = Path::new("loss.svg");
         let mut history = History::default();
         let mut picture = String::new();
-        assert!(history.plot("empty", path).unwrap_err().to_string().contains("no finite losses"));
+        assert!(history.plot("empty", "byte", path).unwrap_err().to_string().contains("no finite losses"));
         history.push(&step(1, 4.0, Some(4.0)));
-        history.draw("one step", &mut picture).unwrap();
+        history.draw("one step", "byte", &mut picture).unwrap();
         for i in 2..=100 {
             history.push(&step(i, 4.0 / i as f32, (i % 50 == 0).then_some(1.0)));
         }
         picture.clear();
-        history.draw("a <run>", &mut picture).unwrap();
+        history.draw("a <run>", "byte", &mut picture).unwrap();
         assert!(picture.starts_with("<svg") && picture.trim_end().ends_with("</svg>"));
-        assert!(picture.contains("a &lt;run&gt;") && picture.contains("validation"));
+        assert!(
+            picture.contains("a &lt;run&gt;")
+                && picture.contains("validation")
+                && picture.contains("per byte")
+        );
         assert_eq!(picture.matches("<circle").count(), 3);
     }
 

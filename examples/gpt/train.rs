@@ -10,11 +10,12 @@ use tilewright::{Device, Tensor, no_grad};
 
 use crate::checkpoint::{Checkpoint, Header};
 use crate::config::{self, Config, Flags};
-use crate::data::{Blocks, Corpus, Draw, Random, Vocabulary};
+use crate::data::{Blocks, Corpus, Draw, Random};
 use crate::error::AppError;
 use crate::generate::{self, Sampling};
 use crate::model::Gpt;
 use crate::report::{Evaluation, History, Log, Progress, Step, note};
+use crate::tokenizer::Tokenizer;
 
 #[derive(Debug, clap::Args)]
 #[command(args_override_self = true)]
@@ -22,8 +23,9 @@ pub struct TrainArgs {
     /// A TOML file, or default, shakespeare-char, shakespeare-char-cpu or gpt2-124m
     #[arg(long, value_name = "FILE|NAME", default_value = "default")]
     config: String,
-    /// Text to learn; without it, this repository's own sources and documents
-    #[arg(long, value_name = "FILE|DIR")]
+    /// What to learn: text, in a file or a folder, by characters; or token shards of gpt prepare or llm.c, as a .bin file,
+    /// a folder or a quoted pattern such as 'data/*_00000*.bin'. Without it, this repository's own sources and documents
+    #[arg(long, value_name = "FILE|DIR|PATTERN")]
     data: Option<PathBuf>,
     /// auto, cpu, cuda, cuda:N, cuda-sim, wgpu, wgpu:N, wgpu:NAME or software
     #[arg(long, default_value = "auto")]
@@ -41,19 +43,20 @@ pub fn run(args: &TrainArgs, output: &mut impl Write) -> Result<(), AppError> {
     let data = args.data.clone().unwrap_or_else(own_sources);
     let corpus = Corpus::read(&data)?;
     corpus.check_length(&data, config.block_size)?;
-    if config.vocab_size != 0 && config.vocab_size < corpus.vocabulary.len() {
-        let reason = format!("is too small: the data has {} different characters", corpus.vocabulary.len());
+    let (ids, unit) = (corpus.tokenizer.len(), corpus.tokenizer.unit());
+    if config.vocab_size != 0 && config.vocab_size < ids {
+        let reason = format!("is too small: the data has {ids} different {unit}s");
         return Err(AppError::Key { origin: data.display().to_string(), key: "vocab_size".into(), reason });
     }
     let device = crate::device(&args.device)?;
     device.set_seed(config.seed);
-    let model = Gpt::new(&config, corpus.vocabulary.len(), &device)?;
+    let model = Gpt::new(&config, ids, &device)?;
     note(format_args!(
-        "{} characters, {} different, in {} files of {}; {:.2} million parameters; on {device}",
+        "{} {unit}s in {} files of {} ({}); {:.2} million parameters; on {device}",
         corpus.train.len() + corpus.val.len(),
-        corpus.vocabulary.len(),
         corpus.files,
         data.display(),
+        corpus.tokenizer,
         model.parameter_count() as f64 / 1e6,
     ));
 
@@ -71,13 +74,13 @@ pub fn run(args: &TrainArgs, output: &mut impl Write) -> Result<(), AppError> {
         history: History::default(),
         checkpoint: checkpoint.clone(),
         config,
-        vocabulary: corpus.vocabulary.clone(),
+        tokenizer: corpus.tokenizer.clone(),
         model,
         device,
     };
     let trained = trainer.train();
     // A run that ends early still shows how far it came; that its plot may fail too is not the news.
-    let plotted = trainer.history.plot(&format!("{name}: loss"), &plot);
+    let plotted = trainer.history.plot(&format!("{name}: loss"), unit, &plot);
     let saved = trained?;
     plotted?;
 
@@ -87,7 +90,7 @@ pub fn run(args: &TrainArgs, output: &mut impl Write) -> Result<(), AppError> {
     let sample = out.join("sample.txt");
     fs::write(&sample, &text).map_err(AppError::io("write", &sample))?;
     let mut summary = format!(
-        "validation loss {:.4} nats per character, after step {}\n\nA sample:\n{}\n\n",
+        "validation loss {:.4} nats per {unit}, after step {}\n\nA sample:\n{}\n\n",
         saved.val_loss,
         saved.step,
         String::from_utf8_lossy(&text).trim(),
@@ -123,21 +126,21 @@ struct Saved {
     val_loss: f32,
 }
 
-struct Trainer<'a> {
+struct Trainer {
     config: Config,
-    vocabulary: Vocabulary,
+    tokenizer: Tokenizer,
     model: Gpt,
     device: Device,
     optimizer: AdamW,
     random: Random,
-    train: Blocks<'a>,
-    val: Blocks<'a>,
+    train: Blocks,
+    val: Blocks,
     log: Log,
     history: History,
     checkpoint: PathBuf,
 }
 
-impl Trainer<'_> {
+impl Trainer {
     /// Takes every step; returns what the checkpoint then holds.
     fn train(&mut self) -> Result<Saved, AppError> {
         let steps = self.config.max_iters;
@@ -210,7 +213,7 @@ impl Trainer<'_> {
     fn save(&self, saved: Saved) -> Result<(), AppError> {
         let header = Header {
             config: self.config.clone(),
-            vocabulary: self.vocabulary.clone(),
+            tokenizer: self.tokenizer.clone(),
             step: saved.step,
             val_loss: saved.val_loss,
         };
@@ -232,6 +235,7 @@ mod tests {
     use clap::Parser;
 
     use super::*;
+    use crate::shards::tests::by_hand;
     use crate::tests::alone;
 
     #[derive(Parser)]
@@ -294,6 +298,32 @@ mod tests {
         generate::generate(&checkpoint, "the c", sampling, &Device::Cpu, &mut text).unwrap();
         let text = String::from_utf8(text).unwrap();
         assert!(text.starts_with("the c") && text.chars().count() == 26, "{text:?}");
+        fs::remove_dir_all(directory).unwrap();
+    }
+
+    /// Shards as llm.c's scripts leave them: GPT-2's tokens, and nothing that says so.
+    #[test]
+    fn a_run_learns_from_llm_cs_shards() {
+        let directory = scratch("shards");
+        let data = directory.join("text.txt");
+        fs::remove_file(&data).unwrap();
+        fs::create_dir(&data).unwrap();
+        let document = Tokenizer::Gpt2.encode("<|endoftext|>The cat sat on the mat.\n").unwrap();
+        let document: Vec<u16> = document.into_iter().map(|id| id as u16).collect();
+        fs::write(data.join("cats_train_000001.bin"), by_hand(&document.repeat(30))).unwrap();
+        fs::write(data.join("cats_val_000000.bin"), by_hand(&document.repeat(4))).unwrap();
+        let out = train(&directory, "run", "--max-iters 30 --learning-rate 1e-2").unwrap();
+        let loss = |i: usize| log(&out)[i]["loss"].as_f64().unwrap();
+        // An untrained model knows nothing of its 50257 tokens.
+        assert!((loss(0) - 50257f64.ln()).abs() < 0.5, "{}", loss(0));
+        assert!(loss(29) < 0.5 * loss(0), "{} after {}", loss(29), loss(0));
+        let checkpoint = Checkpoint::load(&out.join("checkpoint.safetensors")).unwrap();
+        assert_eq!(checkpoint.header.tokenizer, Tokenizer::Gpt2);
+
+        // A tokenizer with fewer ids than the shards have.
+        Tokenizer::Bytes.save(&data.join("tokenizer.json")).unwrap();
+        let error = train(&directory, "run", "").unwrap_err().to_string();
+        assert!(error.contains("257"), "{error}");
         fs::remove_dir_all(directory).unwrap();
     }
 
