@@ -14,7 +14,7 @@ use crate::tokenizer::{self, Characters, Tokenizer};
 /// What a run learns from, as token ids in two splits.
 pub struct Corpus {
     pub tokenizer: Tokenizer,
-    /// Of text, the first nine tenths of every file; of shards, those without `val` in their names.
+    /// Of text, the first nine tenths of every file; of shards, those whose names do not have the word `val`.
     pub train: Tokens,
     /// Of text, the last tenth of every file; of shards, the others, or the last tenth of all if there are none.
     pub val: Tokens,
@@ -60,8 +60,10 @@ impl Corpus {
         let files = shards.len();
         let beside = shards[0].with_file_name(tokenizer::FILE);
         let tokenizer = if beside.exists() { Tokenizer::load(&beside)? } else { Tokenizer::Gpt2 };
-        let is_val =
-            |path: &PathBuf| path.file_name().is_some_and(|name| name.to_string_lossy().contains("val"));
+        let is_val = |path: &PathBuf| {
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            name.split(|char: char| !char.is_alphanumeric()).any(|part| part == "val")
+        };
         let (val, train): (Vec<PathBuf>, Vec<PathBuf>) = shards.into_iter().partition(is_val);
         let (train, val) = match (train.as_slice(), val.as_slice()) {
             ([], all) | (all, []) => {

@@ -122,7 +122,7 @@ const REPORT: &str = "report.json";
 const SPLITS: [&str; 2] = ["train", "val"];
 
 /// Text of a batch, in bytes; a batch ends with the document that reaches it.
-const BATCH_BYTES: usize = 8 << 20;
+const BATCH_BYTES: usize = 4 << 20;
 
 /// How far a run has come, with what must not change until it goes on.
 #[derive(Serialize, Deserialize)]
@@ -230,6 +230,7 @@ impl Job {
             input.passed_over = report.files_passed_over.clone();
         } else {
             tokenizer = choose_tokenizer(&options, input_args)?;
+            fs::create_dir_all(out).map_err(AppError::io("create", out))?;
             replaced.iter().try_for_each(|path| remove(path))?;
             tokenizer.save(&out.join(tokenizer::FILE))?;
             seen = remembers.then(|| Seen::create(&journal, megabytes)).transpose()?;
@@ -440,8 +441,8 @@ fn choose_tokenizer(options: &Options, input: &InputArgs) -> Result<Tokenizer, A
         "bytes" => Tokenizer::Bytes,
         "characters" => {
             let mut input = Input::open(input)?;
-            let mut characters: BTreeSet<char> =
-                private::mask_characters().filter(|_| options.mask).collect();
+            let mut characters = BTreeSet::from(['\n']);
+            characters.extend(private::mask_characters().filter(|_| options.mask));
             while let Some(text) = input.next()? {
                 characters.extend(text::normalise(text, options.unicode).chars());
             }
@@ -460,18 +461,24 @@ fn choose_tokenizer(options: &Options, input: &InputArgs) -> Result<Tokenizer, A
         let reason = format!("has {} ids; a shard's uint16 has room for 65536", tokenizer.len());
         return Err(AppError::contents(Path::new(&options.tokenizer), reason));
     }
+    if tokenizer.separator().is_none() {
+        note(format_args!(
+            "the tokenizer has no token for the end of a text: nothing will stand between documents"
+        ));
+    }
     Ok(tokenizer)
 }
 
-/// Makes the folder for a new run and tells which files of an earlier one it replaces; for `resume`, makes sure that there
-/// is something to go on with.
+/// Which files of an earlier run a new one replaces; for `resume`, makes sure that there is something to go on with.
 fn leftovers(out: &Path, resume: bool, overwrite: bool) -> Result<Vec<PathBuf>, AppError> {
     let interrupted = out.join(STATE).exists();
     if resume {
         let none = || AppError::contents(out, "holds no interrupted run to go on with");
         return if interrupted { Ok(Vec::new()) } else { Err(none()) };
     }
-    fs::create_dir_all(out).map_err(AppError::io("create", out))?;
+    if !out.exists() {
+        return Ok(Vec::new());
+    }
     let entries = fs::read_dir(out).map_err(AppError::io("read", out))?;
     let names = entries.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()));
     let mut names: Vec<String> = names.collect::<std::io::Result<_>>().map_err(AppError::io("read", out))?;

@@ -115,11 +115,22 @@ fn a_resumed_run_writes_the_same_bytes() {
     assert!(interruptions > 10, "{interruptions}");
 }
 
-/// What the test below kills: a run of its own process.
+/// One of the two tests below in a process of its own, which are no tests when they are run otherwise.
+fn child(test: &str, root: &Path) -> Child {
+    Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", &format!("prepare::tests::{test}"), "--ignored"])
+        .env(ROOT, root)
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap()
+}
+
+const ROOT: &str = "TILEWRIGHT_GPT_PREPARE_ROOT";
+
 #[test]
 #[ignore = "run by a_killed_run_resumes"]
 fn to_be_killed() {
-    let Some(root) = std::env::var_os("TILEWRIGHT_GPT_PREPARE_ROOT").map(PathBuf::from) else { return };
+    let Some(root) = std::env::var_os(ROOT).map(PathBuf::from) else { return };
     prepare(&root.join("input.jsonl"), &root.join("killed"), KILLED).unwrap();
 }
 
@@ -127,19 +138,11 @@ const KILLED: &str = "--tokenizer bytes --shard-tokens 20000 --val-fraction 0.1 
 
 #[test]
 fn a_killed_run_resumes() {
-    let root = corpus("prepare-kill", 400_000);
+    let root = corpus("prepare-kill", 100_000);
     let (input, whole, killed) = (root.join("input.jsonl"), root.join("whole"), root.join("killed"));
     prepare(&input, &whole, KILLED).unwrap();
-    let start = || -> Child {
-        Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "prepare::tests::to_be_killed", "--ignored"])
-            .env("TILEWRIGHT_GPT_PREPARE_ROOT", &*root)
-            .stdout(Stdio::null())
-            .spawn()
-            .unwrap()
-    };
-    let mut child = start();
-    while !killed.join("train_000100.bin").exists() {
+    let mut child = child("to_be_killed", &root);
+    while !killed.join("train_000030.bin").exists() {
         assert!(child.try_wait().unwrap().is_none(), "the run ended before it could be killed");
         std::thread::yield_now();
     }
@@ -148,6 +151,37 @@ fn a_killed_run_resumes() {
     assert!(killed.join(STATE).exists() && !killed.join(REPORT).exists());
     prepare(&input, &killed, &format!("{KILLED} --resume")).unwrap();
     assert!(contents(&killed) == contents(&whole));
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+#[ignore = "run by a_long_input_takes_little_memory"]
+fn to_be_measured() {
+    let Some(root) = std::env::var_os(ROOT).map(PathBuf::from) else { return };
+    prepare(&root.join("input.txt"), &root.join("out"), MEASURED).unwrap();
+    fs::copy("/proc/self/status", root.join("status")).unwrap();
+}
+
+const MEASURED: &str = "--tokenizer bytes --mask --duplicates --near-duplicates --memory-mb 4";
+
+/// The most that a run had in memory is a fraction of its input, and would be the same for any more.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_long_input_takes_little_memory() {
+    let root = scratch("prepare-memory");
+    let lines = (0..1u64 << 21)
+        .map(|i| format!("line {i} of the text that nobody will have to read and be {}\n", i * i));
+    let mut file = std::io::BufWriter::new(fs::File::create(root.join("input.txt")).unwrap());
+    lines.into_iter().for_each(|line| file.write_all(line.as_bytes()).unwrap());
+    drop(file);
+    assert!(child("to_be_measured", &root).wait().unwrap().success());
+    let status = fs::read_to_string(root.join("status")).unwrap();
+    let peak =
+        status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB")).unwrap();
+    let peak: u64 = 1024 * peak.parse::<u64>().unwrap();
+    let input = fs::metadata(root.join("input.txt")).unwrap().len();
+    println!("{input} bytes of input, {peak} of memory");
+    assert!(peak < input / 2, "{input} bytes of input took {peak} of memory");
 }
 
 #[test]
@@ -169,7 +203,7 @@ fn characters_come_from_all_of_the_input() {
         .unwrap();
     let tokenizer = Tokenizer::load(&out.join("tokenizer.json")).unwrap();
     let tokens = Tokens::open(&[out.join("train_000000.bin")]).unwrap();
-    assert_eq!(tokenizer.decode(&tokens.read(0, tokens.len())), "ab<EMAIL>çé");
+    assert_eq!(tokenizer.decode(&tokens.read(0, tokens.len())), "\nab\n<EMAIL>\nçé");
 }
 
 #[test]
@@ -222,7 +256,7 @@ fn what_makes_no_shards_is_an_error_that_says_why() {
     assert!(error("text", "--tokenizer gpt3.json").starts_with("cannot read gpt3.json: "));
     let many: String = (0x20000..0x30100).filter_map(char::from_u32).collect();
     let message = error(&many, "--tokenizer characters --unicode none");
-    assert_eq!(message, "characters: has 65792 ids; a shard's uint16 has room for 65536");
+    assert_eq!(message, "characters: has 65793 ids; a shard's uint16 has room for 65536");
 }
 
 /// A disk that is really full, where there is one at hand.
