@@ -7,13 +7,14 @@ alias Dims = array<vec4<u32>, 2>;
 
 // Where element i (row-major in `sizes`) of a view with these strides lies, counted from its start.
 fn walk(i: u32, sizes: Dims, strides: Dims) -> u32 {
+    // One division a dimension, and none for the outermost: a contiguous view has no other.
     var rest = i;
     var at = 0u;
-    for (var d = RANK; d > 0u; d--) {
-        let size = sizes[(d - 1u) / 4u][(d - 1u) % 4u];
-        let stride = strides[(d - 1u) / 4u][(d - 1u) % 4u];
-        at += (rest % size) * stride;
-        rest /= size;
+    for (var d = max(RANK, 1u) - 1u; d > 0u; d--) {
+        let size = sizes[d / 4u][d % 4u];
+        let next = rest / size;
+        at += (rest - next * size) * strides[d / 4u][d % 4u];
+        rest = next;
     }
-    return at;
+    return at + rest * strides[0][0];
 }
