@@ -53,8 +53,8 @@ pub enum Error {
     #[error("{op}: {size} {unit} are more than the limit of {limit} on {device}")]
     TooLarge { op: &'static str, size: u64, unit: &'static str, limit: u64, device: String },
 
-    /// The device has no kernel for the op.
-    #[error("{op} has no kernel for {device}; move its operands to another device")]
+    /// The device has no kernel for the op, or not what a measurement needs.
+    #[error("{op} is not supported on {device}; another device may have it")]
     NotSupported { op: &'static str, device: String },
 
     /// The device has no memory left for this.

@@ -7,7 +7,7 @@
 //! - [`optim`]: AdamW in one kernel over all parameters, clipping, schedules.
 //! - [`op`]: the trait [`op::Op`] by which the built-in ops run, and yours; [`autograd`]: what its
 //!   backward sees.
-//! - [`device`]: memory and kernels of the CPU and of GPUs through wgpu, for use on their own.
+//! - [`device`]: memory and kernels of the CPU and of GPUs through wgpu, for use on their own; [`Device::profile`] times them.
 //!
 //! Every function returns a [`Result`] with a typed [`Error`] that names the op, shapes, dtypes and
 //! devices. Work on a GPU is queued; only reading values back waits.

@@ -10,7 +10,7 @@
 //!
 //! `prepare` turns text into `shards` of tokens, by a `tokenizer`. `config` says what a run is told, `data` turns text or
 //! shards into batches, `model` is the network, `train` the loop around it, `checkpoint` the model on disk, `generate` text
-//! from it, `report` the rest of what a run writes.
+//! from it, `profile` what steps cost, `report` the rest of what a run writes.
 
 mod checkpoint;
 mod config;
@@ -19,6 +19,7 @@ mod error;
 mod generate;
 mod model;
 mod prepare;
+mod profile;
 mod report;
 mod shards;
 mod tokenizer;

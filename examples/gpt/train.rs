@@ -14,6 +14,7 @@ use crate::data::{Blocks, Corpus, Draw, Random};
 use crate::error::AppError;
 use crate::generate::{self, Sampling};
 use crate::model::Gpt;
+use crate::profile::Profiler;
 use crate::report::{Evaluation, History, Log, Progress, Step, note};
 use crate::tokenizer::Tokenizer;
 
@@ -33,6 +34,9 @@ pub struct TrainArgs {
     /// Where log, checkpoint and plot go; without it, runs/NAME after the config
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
+    /// Measures the steps and prints what kernels and host took
+    #[arg(long)]
+    profile: bool,
     #[command(flatten)]
     flags: Flags,
 }
@@ -66,6 +70,7 @@ pub fn run(args: &TrainArgs, output: &mut impl Write) -> Result<(), AppError> {
     let plot = out.join("loss.svg");
     let checkpoint = out.join("checkpoint.safetensors");
     let mut trainer = Trainer {
+        profiler: args.profile.then(|| Profiler::new(&device, config.max_iters)).transpose()?,
         random: Random::new(config.seed, Draw::Train),
         train: Blocks::new(&corpus.train, config.batch_size, config.block_size),
         val: Blocks::new(&corpus.val, config.batch_size, config.block_size),
@@ -83,6 +88,9 @@ pub fn run(args: &TrainArgs, output: &mut impl Write) -> Result<(), AppError> {
     let plotted = trainer.history.plot(&format!("{name}: loss"), unit, &plot);
     let saved = trained?;
     plotted?;
+    if let Some(profiler) = &trainer.profiler {
+        generate::print(output, &profiler.report())?;
+    }
 
     let sampling = Sampling { max_new_tokens: 400, temperature: 0.8, top_k: 200, seed: trainer.config.seed };
     let mut text = Vec::new();
@@ -127,6 +135,7 @@ struct Saved {
 }
 
 struct Trainer {
+    profiler: Option<Profiler>,
     config: Config,
     tokenizer: Tokenizer,
     model: Gpt,
@@ -153,7 +162,14 @@ impl Trainer {
         for step in 1..=steps {
             let step_start = Instant::now();
             let lr = schedule.lr(step - 1);
-            let (loss, grad_norm) = self.step(lr)?;
+            let (loss, grad_norm) = match self.profiler.take() {
+                None => self.step(lr)?,
+                Some(mut profiler) => {
+                    let result = profiler.measure(step, || self.step(lr));
+                    self.profiler = Some(profiler);
+                    result?
+                }
+            };
             check_finite(step, loss)?;
             let tokens_per_second = tokens as f64 / step_start.elapsed().as_secs_f64();
             let due = step.is_multiple_of(self.config.eval_interval) || step == steps;

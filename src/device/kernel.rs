@@ -70,6 +70,15 @@ impl From<DType> for Constant {
     }
 }
 
+/// What one launch of a kernel has to do, for the profile.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Work {
+    /// Floating-point operations; an addition and a multiplication are two. 0 if nobody counts them.
+    pub flops: u64,
+    /// Bytes to be read and written; `None` for all that is bound, once.
+    pub bytes: Option<u64>,
+}
+
 /// A compute kernel: its source, its entry point, and the constants that specialise it.
 ///
 /// The constants are put in front of the source as declarations (`const BLOCK: u32 = 256u;` in WGSL,
@@ -92,12 +101,13 @@ pub struct Kernel {
     pub(super) entry: &'static str,
     pub(super) constants: SmallVec<[(&'static str, Constant); 8]>,
     pub(super) trusted: bool,
+    pub(super) work: Work,
 }
 
 impl Kernel {
     /// A kernel of the parts of `source`, named `name` in errors, that starts at `entry`.
     pub fn new(name: &'static str, source: &'static [&'static str], entry: &'static str) -> Self {
-        Kernel { name, source, entry, constants: SmallVec::new(), trusted: false }
+        Kernel { name, source, entry, constants: SmallVec::new(), trusted: false, work: Work::default() }
     }
 
     /// A kernel of this crate: trusted. Its op validates each launch, and the tests run it checked.
@@ -119,6 +129,12 @@ impl Kernel {
     /// integers by zero or overflow doing so, and it must write workgroup memory before reading it.
     pub unsafe fn trusted(mut self) -> Self {
         self.trusted = true;
+        self
+    }
+
+    /// Says what the next launch has to do, for rates in a profile. Kernels that differ in this alone are equal.
+    pub fn work(mut self, work: Work) -> Self {
+        self.work = work;
         self
     }
 

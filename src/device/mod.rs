@@ -5,6 +5,7 @@ pub mod cpu;
 pub mod cuda;
 #[cfg(any(feature = "cuda", feature = "wgpu"))]
 mod kernel;
+mod profile;
 #[cfg(feature = "wgpu")]
 pub mod wgpu;
 
@@ -12,8 +13,10 @@ use std::fmt;
 
 use parking_lot::Mutex;
 
+pub use profile::{HostCost, KernelCost, Profile, Profiling};
+
 use crate::random::Stream;
-use crate::{DType, Result};
+use crate::{DType, Error, Result};
 #[cfg(feature = "cuda")]
 use cuda::CudaDevice;
 #[cfg(feature = "wgpu")]
@@ -167,6 +170,32 @@ impl Device {
             Device::Wgpu(device) => device.release_memory(),
             #[cfg(feature = "cuda")]
             Device::Cuda(device) => device.release_memory(),
+        }
+    }
+
+    /// Measures from here on what `profiling` says, and forgets what was measured before.
+    ///
+    /// # Errors
+    /// [`Error::NotSupported`] on devices that cannot: so far all but wgpu's, and for [`Profiling::Kernels`] those of
+    /// wgpu's that have no timestamps.
+    pub fn profile(&self, profiling: Profiling) -> Result<()> {
+        match self {
+            #[cfg(feature = "wgpu")]
+            Device::Wgpu(device) => device.profile(profiling),
+            _ if profiling == Profiling::Off => Ok(()),
+            _ => Err(Error::NotSupported { op: "profile", device: self.to_string() }),
+        }
+    }
+
+    /// What was measured since [`Device::profile`] or the last call. Waits for queued work.
+    ///
+    /// # Errors
+    /// [`Error::NotSupported`] on devices that cannot be measured; an error that queued work has met.
+    pub fn take_profile(&self) -> Result<Profile> {
+        match self {
+            #[cfg(feature = "wgpu")]
+            Device::Wgpu(device) => device.take_profile(),
+            _ => Err(Error::NotSupported { op: "profile", device: self.to_string() }),
         }
     }
 

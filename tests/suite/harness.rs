@@ -135,6 +135,17 @@ fn open_wgpu() -> std::result::Result<Vec<(Device, &'static str)>, String> {
     Err("built without the feature `wgpu`".into())
 }
 
+/// One more device on the adapter of [`devices`], opened as `how` says; none without wgpu.
+#[cfg(feature = "wgpu")]
+pub fn another_wgpu(
+    how: impl Fn(tilewright::device::wgpu::Selector) -> tilewright::device::wgpu::Selector,
+) -> Option<Device> {
+    use tilewright::device::wgpu::{AdapterChoice, WgpuDevice};
+    let Some(Device::Wgpu(first)) = devices().get(1) else { return None };
+    let choice = if first.is_software() { AdapterChoice::Software } else { AdapterChoice::Gpu };
+    Some(Device::Wgpu(WgpuDevice::new(&how(choice.into())).expect("the adapter opens once more")))
+}
+
 /// Runs `f` with the device's random numbers at stream `offset` of seed 7. A generator belongs to its
 /// device, not to a thread: so everything random in this process takes its turn here.
 pub fn seeded<T>(device: &Device, offset: u64, f: impl FnOnce() -> T) -> T {

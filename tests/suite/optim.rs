@@ -298,6 +298,32 @@ impl Gpt {
     }
 }
 
+/// Once it has done a few, a step takes all its memory from the pool and all bind groups and kernels from their caches.
+#[cfg(feature = "wgpu")]
+#[test]
+fn a_steady_step_makes_nothing_new() {
+    use tilewright::device::Profiling;
+    let Some(device) = crate::harness::another_wgpu(|selector| selector) else { return };
+    let gpt = Gpt::new(&device).unwrap();
+    let mut optimizer = AdamW::new(gpt.vars(), AdamWConfig::default()).unwrap();
+    let mut step = |i: u32| {
+        optimizer.zero_grad();
+        let text: Vec<u32> = (0..2 * (T as u32 + 1)).map(|j| (i + j * j) % 31).collect();
+        let text = Tensor::from_vec(text, (2, T + 1), &device)?;
+        let loss = gpt.loss(&text.narrow(1, 0, T)?, &text.narrow(1, 1, T)?, 0.1)?;
+        loss.backward()?;
+        optimizer.step_clipped(1.0)?;
+        loss.to_scalar::<f32>()
+    };
+    (0..4).for_each(|i| assert!(step(i).unwrap().is_finite()));
+    device.profile(Profiling::Host).unwrap();
+    (4..8).for_each(|i| assert!(step(i).unwrap().is_finite()));
+    let host = device.take_profile().unwrap().host;
+    assert!(host.dispatches > 4 * 50 && host.submits < 4 * 10, "{host}");
+    assert_eq!((host.buffers, host.bind_groups, host.compiled), (0, 0, 0), "{host}");
+    assert!(!host.recording.is_zero());
+}
+
 /// Losses and gradient norms of a few steps of two micro-batches each.
 fn train(dtype: DType, device: &Device, dropout: f64) -> Result<Vec<f64>> {
     let gpt = Gpt::new(dtype, device)?;

@@ -11,6 +11,7 @@ use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
 
+use super::timing::Clock;
 use crate::{Error, Result};
 
 /// Failures that arrived outside of any guarded call.
@@ -93,6 +94,8 @@ pub(super) struct Gpu {
     pub faults: Arc<Faults>,
     /// What errors call the device, e.g. `wgpu:0 (llvmpipe, Vulkan)`.
     pub name: String,
+    /// The host's time for commands.
+    pub clock: Clock,
 }
 
 impl Gpu {

@@ -12,9 +12,11 @@ mod pipeline;
 mod queue;
 #[cfg(test)]
 mod tests;
+mod timing;
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 use smallvec::SmallVec;
@@ -23,14 +25,15 @@ pub use adapter::{AdapterChoice, AdapterDescription, Selector};
 pub(crate) use memory::ALIGNMENT;
 pub use memory::Buffer;
 
-pub use super::kernel::{Constant, Kernel};
+pub use super::kernel::{Constant, Kernel, Work};
 
-use crate::device::MemoryStats;
+use crate::device::{HostCost, MemoryStats, Profile, Profiling};
 use crate::random::Stream;
 use crate::{Error, Result};
 use fault::{Faults, Gpu};
 use memory::{Block, Pool, size_class};
 use queue::{Bound, MAX_PARAMS, Recorder};
+use timing::{Clock, Timer};
 
 /// Downloads go through a host-visible buffer of at most this size at a time.
 const READ_CHUNK: usize = 16 << 20;
@@ -50,6 +53,8 @@ struct Inner {
     /// A host-visible buffer of [`KEPT_READBACK`] bytes, while no download uses it.
     readback: Mutex<Option<wgpu::Buffer>>,
     pool: Arc<Pool>,
+    /// Allocated from the driver since it was last asked.
+    buffers: AtomicU64,
     adapter: wgpu::AdapterInfo,
     features: wgpu::Features,
     limits: wgpu::Limits,
@@ -90,7 +95,8 @@ impl WgpuDevice {
         let faults = Faults::new(name.clone());
         let uncaptured = faults.clone();
         device.on_uncaptured_error(Arc::new(move |error| uncaptured.set_stray(error)));
-        Self::assemble(Gpu { device, queue, faults, name }, adapter, selector.checked)
+        let clock = Clock::default();
+        Self::assemble(Gpu { device, queue, faults, name, clock }, adapter, selector.checked)
     }
 
     /// A device beside wgpu code of your own, on its device and queue.
@@ -105,7 +111,8 @@ impl WgpuDevice {
         let adapter = device.adapter_info();
         let name = format!("wgpu ({}, {:?})", adapter.name, adapter.backend);
         let faults = Faults::new(name.clone());
-        Self::assemble(Gpu { device, queue, faults, name }, adapter, false)
+        let clock = Clock::default();
+        Self::assemble(Gpu { device, queue, faults, name, clock }, adapter, false)
     }
 
     fn assemble(gpu: Gpu, adapter: wgpu::AdapterInfo, checked: bool) -> Result<Self> {
@@ -120,6 +127,7 @@ impl WgpuDevice {
             recorder,
             readback: Mutex::new(None),
             pool: Pool::new(gpu.name.clone()),
+            buffers: AtomicU64::new(0),
             adapter,
             features: gpu.device.features(),
             limits: gpu.device.limits(),
@@ -183,13 +191,13 @@ impl WgpuDevice {
     /// [`Error::TooLarge`] above [`WgpuDevice::max_buffer_bytes`]; [`Error::OutOfMemory`] if the driver
     /// has none even after the pool was given back.
     pub fn alloc(&self, op: &'static str, bytes: usize) -> Result<Buffer> {
-        let Inner { pool, gpu, limits, .. } = &*self.0;
+        let Inner { pool, gpu, .. } = &*self.0;
         gpu.faults.check()?;
         let limit = self.max_buffer_bytes();
         if bytes > limit {
             return Err(self.too_large(op, bytes as u64, "bytes in one buffer", limit as u64));
         }
-        let class = size_class(bytes as u64).min(limits.max_buffer_size & !(memory::ALIGNMENT - 1));
+        let class = size_class(bytes as u64).min(limit as u64);
         if let Some(buffer) = pool.take(class, bytes) {
             return Ok(buffer);
         }
@@ -216,6 +224,7 @@ impl WgpuDevice {
                 mapped_at_creation: false,
             })
         })?;
+        self.0.buffers.fetch_add(1, Ordering::Relaxed);
         Ok(Block::new(raw))
     }
 
@@ -239,7 +248,7 @@ impl WgpuDevice {
             let reason = format!("has {} bytes for a buffer of {}", bytes.len(), dst.bytes());
             return Err(Error::argument(op, "bytes", reason));
         }
-        self.0.recorder.lock().write(gpu, dst, bytes)
+        gpu.clock.record(|| self.0.recorder.lock().write(gpu, dst, bytes))
     }
 
     /// The bytes of `buf` after all that was recorded before. Waits for the device.
@@ -265,12 +274,12 @@ impl WgpuDevice {
         for (i, out) in out.chunks_mut(READ_CHUNK).enumerate() {
             let size = (out.len() as u64).next_multiple_of(4);
             let staging = self.readback(size)?;
-            let submission = {
+            let submission = gpu.clock.record(|| {
                 let mut recorder = self.0.recorder.lock();
                 recorder.copy_out(gpu, (buf, (i * READ_CHUNK) as u64), (&staging, 0), size)?;
                 recorder.flush(gpu)?;
-                recorder.last_submission()
-            };
+                Ok(recorder.last_submission())
+            })?;
             let range = staging.slice(..size);
             let (sender, mapped) = std::sync::mpsc::channel();
             gpu.guard("download", size, || {
@@ -382,7 +391,7 @@ impl WgpuDevice {
         for (i, copy) in &copies {
             bound[*i].buffer = copy;
         }
-        self.0.recorder.lock().dispatch(gpu, kernel, &bound, params, groups)
+        gpu.clock.record(|| self.0.recorder.lock().dispatch(gpu, kernel, &bound, params, groups))
     }
 
     /// Records filling `buf` with zero bytes.
@@ -394,7 +403,7 @@ impl WgpuDevice {
         if buf.bytes() == 0 {
             return Ok(());
         }
-        self.0.recorder.lock().fill_zero(gpu, buf)
+        gpu.clock.record(|| self.0.recorder.lock().fill_zero(gpu, buf))
     }
 
     /// Records copying `src` to `dst`, which has as many bytes and may share its memory.
@@ -411,7 +420,7 @@ impl WgpuDevice {
             return Ok(());
         }
         if !src.same_memory(dst) {
-            return self.0.recorder.lock().copy(gpu, src, dst);
+            return gpu.clock.record(|| self.0.recorder.lock().copy(gpu, src, dst));
         }
         if src.offset() == dst.offset() {
             return Ok(());
@@ -430,7 +439,8 @@ impl WgpuDevice {
     /// What wgpu finds wrong in the commands recorded since the last submission, which are then lost.
     pub fn flush(&self) -> Result<()> {
         self.0.gpu.faults.check()?;
-        self.0.recorder.lock().flush(&self.0.gpu)
+        let gpu = &self.0.gpu;
+        gpu.clock.record(|| self.0.recorder.lock().flush(gpu))
     }
 
     /// Submits what is recorded and waits until the device is idle.
@@ -458,6 +468,43 @@ impl WgpuDevice {
     /// How much memory the device's pool holds.
     pub fn memory(&self) -> MemoryStats {
         self.0.pool.stats()
+    }
+
+    /// Measures from here on what `profiling` says, and forgets what was measured before.
+    ///
+    /// # Errors
+    /// [`Error::NotSupported`] for [`Profiling::Kernels`] on a device without timestamps; as
+    /// [`WgpuDevice::flush`].
+    pub fn profile(&self, profiling: Profiling) -> Result<()> {
+        self.flush()?;
+        let gpu = &self.0.gpu;
+        let timer = if profiling == Profiling::Kernels { Some(Timer::new(gpu)?) } else { None };
+        let mut recorder = self.0.recorder.lock();
+        recorder.timer = timer;
+        recorder.take_counts();
+        self.0.buffers.store(0, Ordering::Relaxed);
+        gpu.clock.set(profiling != Profiling::Off);
+        Ok(())
+    }
+
+    /// What was measured since [`WgpuDevice::profile`] or the last call. Waits for the device.
+    ///
+    /// # Errors
+    /// As [`WgpuDevice::flush`].
+    pub fn take_profile(&self) -> Result<Profile> {
+        self.synchronize()?;
+        let gpu = &self.0.gpu;
+        let mut recorder = self.0.recorder.lock();
+        let buffers = self.0.buffers.swap(0, Ordering::Relaxed);
+        let (recording, submitting) = gpu.clock.take();
+        let host = HostCost { buffers, recording, submitting, ..recorder.take_counts() };
+        let kernels = match &mut recorder.timer {
+            Some(timer) => timer.take(gpu)?,
+            None => Vec::new(),
+        };
+        let mut profile = Profile::default();
+        profile.add(Profile { host, kernels });
+        Ok(profile)
     }
 
     pub(crate) fn generator(&self) -> &Mutex<Stream> {

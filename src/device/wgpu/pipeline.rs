@@ -35,6 +35,8 @@ pub(super) struct Layout {
 pub(super) struct Pipelines {
     layouts: HashMap<Signature, Layout>,
     compiled: u32,
+    /// As many of them as nobody has counted yet.
+    pub made: u64,
 }
 
 impl Pipelines {
@@ -60,6 +62,7 @@ impl Pipelines {
         let raw = compile(gpu, kernel, &layout.pipeline, checked)?;
         let pipeline = Pipeline { id: self.compiled, raw };
         self.compiled += 1;
+        self.made += 1;
         layout.pipelines.insert(kernel.clone(), pipeline.clone());
         Ok((layout, pipeline))
     }

@@ -10,11 +10,13 @@ use smallvec::SmallVec;
 use super::fault::Gpu;
 use super::memory::{ALIGNMENT, Block, Buffer};
 use super::pipeline::{Layout, Pipelines, Signature};
+use super::timing::Timer;
+use crate::device::HostCost;
 use crate::device::kernel::Kernel;
 use crate::{Error, Result};
 
 /// Commands in one submission: enough to make its cost small, few enough that the device starts early.
-const BATCH_COMMANDS: u32 = 128;
+pub(super) const BATCH_COMMANDS: u32 = 128;
 
 /// Parameters of one batch. A batch of [`BATCH_COMMANDS`] small parameter blocks takes half of it.
 const RING_BYTES: usize = 64 << 10;
@@ -57,6 +59,14 @@ impl Open {
         pass.get_or_insert_with(|| encoder.begin_compute_pass(&Default::default()).forget_lifetime())
     }
 
+    /// A pass that is timed.
+    fn timed_pass(&mut self, timestamp_writes: wgpu::ComputePassTimestampWrites<'_>) {
+        self.end_pass();
+        let descriptor =
+            wgpu::ComputePassDescriptor { label: None, timestamp_writes: Some(timestamp_writes) };
+        self.pass = Some(self.encoder.begin_compute_pass(&descriptor).forget_lifetime());
+    }
+
     /// The encoder outside of any pass, as copies and fills need it.
     fn encoder(&mut self) -> &mut wgpu::CommandEncoder {
         self.end_pass();
@@ -90,6 +100,10 @@ pub(super) struct Recorder {
     groups: BindGroups,
     /// Compiles every kernel with run-time checks.
     checked: bool,
+    /// What was done since it was last asked for, without the buffers, which others allocate.
+    counts: HostCost,
+    /// While kernels are timed.
+    pub timer: Option<Timer>,
 }
 
 impl Recorder {
@@ -114,6 +128,8 @@ impl Recorder {
             pipelines: Pipelines::default(),
             groups: BindGroups::default(),
             checked,
+            counts: HostCost::default(),
+            timer: None,
         })
     }
 
@@ -136,9 +152,16 @@ impl Recorder {
         let signature = Signature { buffers: bindings.len() as u32, writes };
         let (layout, pipeline) = self.pipelines.get(gpu, kernel, signature, self.checked)?;
         let group = self.groups.get(gpu, kernel.name(), layout, (&self.ring, window as u64), bindings)?;
+        self.counts.dispatches += 1;
 
         let offset = self.params.len();
-        let open = self.open(gpu)?;
+        self.open(gpu)?;
+        let open = self.open.as_mut().expect("opened just now");
+        if let Some(timer) = &mut self.timer {
+            let bound = || bindings.iter().map(|b| b.buffer.bytes() as u64).sum();
+            let bytes = kernel.work.bytes.unwrap_or_else(bound);
+            open.timed_pass(timer.dispatch((kernel.name, kernel.entry), kernel.work.flops, bytes));
+        }
         if open.pipeline != Some(pipeline.id) {
             open.pass().set_pipeline(&pipeline.raw);
             open.pipeline = Some(pipeline.id);
@@ -222,18 +245,23 @@ impl Recorder {
         }
         let open = self.open.take();
         let params = std::mem::take(&mut self.params);
+        let timer = &mut self.timer;
         let submitted = gpu.guard(BATCH, 0, || {
             let commands = open.map(|mut open| {
                 open.end_pass();
+                if let Some(timer) = timer {
+                    timer.resolve(gpu, &mut open.encoder);
+                }
                 open.encoder.finish()
             });
             if !params.is_empty() {
                 gpu.queue.write_buffer(&self.ring, 0, &params);
             }
-            gpu.queue.submit(commands)
+            gpu.clock.submit(|| gpu.queue.submit(commands))
         });
         self.params = params;
         self.params.clear();
+        self.counts.submits += 1;
         self.commands = 0;
         self.staged = 0;
         self.batch += 1;
@@ -244,9 +272,21 @@ impl Recorder {
 
         self.in_flight.push_back(submitted?);
         if self.in_flight.len() > MAX_IN_FLIGHT {
-            gpu.wait(self.in_flight.pop_front())?;
+            gpu.clock.pause(|| gpu.wait(self.in_flight.pop_front()))?;
         }
-        Ok(())
+        match &mut self.timer {
+            Some(timer) => gpu.clock.pause(|| timer.submitted(gpu)),
+            None => Ok(()),
+        }
+    }
+
+    /// What was done since the last call.
+    pub fn take_counts(&mut self) -> HostCost {
+        HostCost {
+            bind_groups: std::mem::take(&mut self.groups.made),
+            compiled: std::mem::take(&mut self.pipelines.made),
+            ..std::mem::take(&mut self.counts)
+        }
     }
 
     /// The last submission; none before the first.
@@ -303,6 +343,8 @@ type GroupKey = SmallVec<[u64; 1 + 3 * 8]>;
 /// was `old` and not asked for since goes.
 #[derive(Default)]
 struct BindGroups {
+    /// How many were made.
+    made: u64,
     recent: HashMap<GroupKey, wgpu::BindGroup>,
     old: HashMap<GroupKey, wgpu::BindGroup>,
 }
@@ -326,7 +368,10 @@ impl BindGroups {
         }
         let group = match self.old.remove(&key[..]) {
             Some(group) => group,
-            None => create_group(gpu, kernel, &layout.group, (ring, window), bindings)?,
+            None => {
+                self.made += 1;
+                create_group(gpu, kernel, &layout.group, (ring, window), bindings)?
+            }
         };
         if self.recent.len() >= GENERATION {
             self.old = std::mem::take(&mut self.recent);

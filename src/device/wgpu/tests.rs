@@ -542,6 +542,58 @@ fn a_batch_that_wgpu_refuses_is_reported_once() {
 }
 
 #[test]
+fn a_profile_counts_and_times() {
+    // Devices of their own: everything on a device is counted.
+    let Some(device) = any(|selector| selector) else { return };
+    let x = upload(&device, &[1.0; 64]);
+    let steps = |n: usize| (0..n).for_each(|_| increment(&device, 1.0, &x).unwrap());
+    device.profile(Profiling::Host).unwrap();
+    steps(BATCHES);
+    let profile = device.take_profile().unwrap();
+    assert_eq!((profile.host.dispatches, profile.host.submits), (BATCHES as u64, 3), "{profile}");
+    assert_eq!(
+        (profile.host.bind_groups, profile.host.compiled, profile.host.buffers),
+        (1, 1, 0),
+        "{profile}"
+    );
+    assert!(
+        !profile.host.recording.is_zero() && !profile.host.submitting.is_zero() && profile.kernels.is_empty()
+    );
+    // Taken is taken.
+    assert_eq!(device.take_profile().unwrap(), Profile::default());
+
+    match device.profile(Profiling::Kernels) {
+        Err(Error::NotSupported { .. }) => println!("NOT RUN: {device} has no timestamps"),
+        timed => {
+            timed.unwrap();
+            let (one, n) = (upload(&device, &[0.0; 64]), 1 << 20);
+            let large = device.upload("test", &vec![0; 4 * n]).unwrap();
+            steps(BATCHES);
+            (0..3).for_each(|_| increment(&device, 1.0, &large).unwrap());
+            let kernel = axpy_kernel(DType::F32).work(Work { flops: 128, bytes: None });
+            let params = Params { n: 64, a: 1.0, pad: [0; 2] };
+            device.run(&kernel, &[Binding::Read(&one), Binding::Write(&x)], &params, [1, 1, 1]).unwrap();
+            let profile = device.take_profile().unwrap();
+            let [increments, axpys] = &profile.kernels[..] else { panic!("{profile}") };
+            assert_eq!((increments.kernel.as_str(), axpys.kernel.as_str()), ("increment/main", "axpy/main"));
+            assert_eq!((increments.calls, increments.flops), (BATCHES as u64 + 3, 0));
+            assert_eq!(increments.bytes, (256 * BATCHES + 12 * n) as u64);
+            assert_eq!((axpys.calls, axpys.flops, axpys.bytes), (1, 128, 512));
+            assert!(increments.time > axpys.time && !axpys.time.is_zero(), "{profile}");
+        }
+    }
+    device.profile(Profiling::Off).unwrap();
+    steps(3);
+    let profile = device.take_profile().unwrap();
+    assert!(profile.kernels.is_empty() && profile.host.recording.is_zero(), "{profile}");
+    let Some(portable) = any(Selector::portable) else { return };
+    assert!(matches!(portable.profile(Profiling::Kernels), Err(Error::NotSupported { .. })));
+}
+
+/// Dispatches of more than two batches.
+const BATCHES: usize = 300;
+
+#[test]
 fn devices_and_buffers_cross_threads() {
     fn crosses<T: Send + Sync>() {}
     crosses::<WgpuDevice>();
