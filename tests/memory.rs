@@ -100,6 +100,18 @@ fn memory_goes_back_when_it_should() {
     assert!(Device::Cpu.memory().cached < 2 * BYTES + 16384, "{:?}", Device::Cpu.memory());
     drop((loss, targets));
 
+    // A head with its loss holds the logits of as many rows as it is told, here a sixteenth of them, and the gradients.
+    let targets = Tensor::zeros(1024, DType::U32, &Device::Cpu).unwrap();
+    let (x_rows, w) = (x.reshape((1024, 1024)).unwrap(), ones().reshape((1024, 1024)).unwrap());
+    Device::Cpu.release_memory().unwrap();
+    let base = in_use();
+    let loss = x_rows.linear_cross_entropy(&w, &targets, CrossEntropyOptions::default(), Some(64)).unwrap();
+    let memory = Device::Cpu.memory();
+    assert!(memory.in_use < base + BYTES + 65536, "{} held", memory.in_use - base);
+    assert!(memory.cached < 2 * BYTES, "{memory:?}");
+    drop((loss, targets, x_rows, w));
+    Device::Cpu.release_memory().unwrap();
+
     // An error midway frees what it had made.
     let y = x.exp().unwrap();
     let loss = y.exp().unwrap().sum_all().unwrap();

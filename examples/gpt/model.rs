@@ -211,8 +211,7 @@ impl Gpt {
     /// Mean cross entropy of the batch's targets, in nats. Dropout is on only if `train`.
     pub fn loss(&self, batch: &Batch, train: bool) -> tilewright::Result<Tensor> {
         let hidden = self.hidden(&batch.inputs, if train { self.dropout } else { 0.0 })?;
-        let logits = hidden.linear(&self.wte, None)?;
-        logits.into_cross_entropy(&batch.targets, CrossEntropyOptions::default())
+        hidden.linear_cross_entropy(&self.wte, &batch.targets, CrossEntropyOptions::default(), None)
     }
 
     /// The logits `[B, V]` of the token that follows `ids` `[B, T]`.

@@ -15,6 +15,7 @@ ops! {
     embedding,
     fill,
     gather,
+    linear_cross_entropy,
     matmul,
     norm,
     reduce,

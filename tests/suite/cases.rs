@@ -43,7 +43,7 @@ pub struct Case {
 }
 
 impl Case {
-    fn new(
+    pub fn new(
         name: impl Into<String>,
         inputs: &[(&[usize], Range)],
         f: impl Fn(&[Tensor]) -> Result<Tensor> + Send + Sync + 'static,
@@ -61,15 +61,15 @@ impl Case {
         }
     }
 
-    fn terms(self, terms: usize) -> Case {
+    pub fn terms(self, terms: usize) -> Case {
         Case { terms, ..self }
     }
 
-    fn roundings(self, roundings: usize) -> Case {
+    pub fn roundings(self, roundings: usize) -> Case {
         Case { roundings, ..self }
     }
 
-    fn scale(self, scale: f64) -> Case {
+    pub fn scale(self, scale: f64) -> Case {
         Case { scale, ..self }
     }
 
@@ -93,7 +93,7 @@ impl Case {
     }
 
     /// The same case on each kind of view of its inputs.
-    fn in_views(self) -> Vec<Case> {
+    pub fn in_views(self) -> Vec<Case> {
         let viewed = |view: View| {
             let shapes: Vec<Vec<usize>> = self.inputs.iter().map(|(shape, _)| shape.clone()).collect();
             let inputs = (self.inputs.iter()).map(|(shape, range)| (view.base(shape), *range)).collect();
@@ -803,6 +803,69 @@ pub fn cross_entropy() -> Vec<Case> {
     cases
 }
 
+pub fn linear_cross_entropy() -> Vec<Case> {
+    let mut cases = Vec::new();
+    // Rows of x, C, V, and rows of logits at a time.
+    let sizes: [(&[usize], usize, usize, Option<usize>); 5] = [
+        (&[1], 1, 1, None),
+        (&[2, 7], 5, 11, None),
+        (&[2, 7], 5, 11, Some(4)),
+        (&[33], 16, 65, Some(1)),
+        (&[0], 5, 7, Some(3)),
+    ];
+    for (shape, c, v, chunk) in sizes {
+        let n = shape.iter().product::<usize>();
+        for reduction in [Reduction::Mean, Reduction::Sum, Reduction::None] {
+            for ignore_index in [None, Some(2u32), Some(u32::MAX)] {
+                let targets: Vec<u32> = (0..n)
+                    .map(|i| match (i, ignore_index) {
+                        (1, Some(ignore)) => ignore,
+                        _ => (i * 5 + 3) as u32 % v as u32,
+                    })
+                    .collect();
+                let options = CrossEntropyOptions { ignore_index, reduction };
+                let name = format!("linear_cross_entropy {options:?}, {chunk:?} rows at a time");
+                let to = targets.clone();
+                let targets_on =
+                    move |x: &Tensor| Tensor::from_slice(&targets, &x.dims()[..x.rank() - 1], &x.device());
+                let f = move |x: &[Tensor]| {
+                    let targets = Tensor::from_slice(&to, &x[0].dims()[..x[0].rank() - 1], &x[0].device())?;
+                    x[0].linear_cross_entropy(&x[1], &targets, options, chunk)
+                };
+                let naive = move |x: &[Tensor]| {
+                    x[0].linear(&x[1], None)?.cross_entropy_with(&targets_on(&x[0])?, options)
+                };
+                let x = [shape, &[c]].concat();
+                let case = Case::new(name, &[(&x, Range::Normal), (&[v, c], Range::Normal)], f);
+                cases.push(case.naive(naive).terms(4 * v.max(c) * n.max(1)).roundings(4));
+            }
+        }
+    }
+    let f = |x: &[Tensor]| {
+        let targets = Tensor::from_slice(&[1u32, 9, 0, 4, 4, 9], 6, &x[0].device())?;
+        x[0].linear_cross_entropy(&x[1], &targets, CrossEntropyOptions::default(), Some(4))
+    };
+    let naive = |x: &[Tensor]| {
+        let targets = Tensor::from_slice(&[1u32, 9, 0, 4, 4, 9], 6, &x[0].device())?;
+        x[0].linear(&x[1], None)?.cross_entropy(&targets)
+    };
+    let inputs: [(&[usize], Range); 2] = [(&[6, 5], Range::Normal), (&[10, 5], Range::Normal)];
+    let case = Case::new("linear_cross_entropy", &inputs, f).naive(naive).terms(240).roundings(8).scale(4.0);
+    cases.extend(case.in_views().into_iter().filter(varied));
+    // One tensor is the table and the head, and its gradient the sum of both.
+    let f = |x: &[Tensor]| {
+        let ids = Tensor::from_slice(&[1u32, 1, 4, 0, 2], 5, &x[0].device())?;
+        x[0].embedding(&ids)?.linear_cross_entropy(&x[0], &ids, CrossEntropyOptions::default(), Some(2))
+    };
+    let naive = |x: &[Tensor]| {
+        let ids = Tensor::from_slice(&[1u32, 1, 4, 0, 2], 5, &x[0].device())?;
+        x[0].embedding(&ids)?.linear(&x[0], None)?.cross_entropy(&ids)
+    };
+    let case = Case::new("linear_cross_entropy, tied", &[(&[6, 5], Range::Normal)], f).naive(naive);
+    cases.push(case.terms(120).roundings(8).scale(4.0));
+    cases
+}
+
 pub fn embedding() -> Vec<Case> {
     let mut cases = Vec::new();
     let sizes: [(usize, usize, &[usize]); 7] = [
@@ -1007,7 +1070,7 @@ macro_rules! test_every_group {
     () => {
         $crate::cases::test_every_group!(
             unary, binary, select, reductions, views, joins, casts, matmul, linear, norms, softmax,
-            cross_entropy, embedding, gather, rotary, dropout, attention
+            cross_entropy, linear_cross_entropy, embedding, gather, rotary, dropout, attention
         );
     };
     ($($group:ident),*) => {$(

@@ -83,6 +83,14 @@ fn shapes_that_do_not_fit() {
     });
     r("cross_entropy", &["[2, 3]", "[3]"], &|d| z(&[2, 3], d).cross_entropy(&ids(&[0, 1, 2], d)));
     r("cross_entropy", &["[]"], &|d| z(&[], d).cross_entropy(&ids(&[0], d)));
+    let head = |x: &Tensor, w: &Tensor, targets: &[u32]| {
+        x.linear_cross_entropy(w, &ids(targets, &x.device()), CrossEntropyOptions::default(), None)
+    };
+    r("linear_cross_entropy", &["[2, 3]", "[5, 4]"], &|d| head(&z(&[2, 3], d), &z(&[5, 4], d), &[0, 1]));
+    r("linear_cross_entropy", &["[2, 3]", "[5, 3]", "[3]"], &|d| {
+        head(&z(&[2, 3], d), &z(&[5, 3], d), &[0; 3])
+    });
+    r("linear_cross_entropy", &["[]", "[3]"], &|d| head(&z(&[], d), &z(&[3], d), &[0]));
     r("embedding", &["[2, 3, 4]"], &|d| z(&[2, 3, 4], d).embedding(&ids(&[0], d)));
     r("gather", &["[2, 3]", "[3, 1]"], &|d| z(&[2, 3], d).gather(&ids(&[0, 1, 0], d).reshape((3, 1))?, 1));
     r("gather", &["[2, 3]", "[2]"], &|d| z(&[2, 3], d).gather(&ids(&[0, 1], d), 1));
@@ -192,6 +200,9 @@ fn dtypes_that_do_not_fit() {
     r(&["layer_norm", "f32", "f16"], &|d| z(&[2, 2], d).layer_norm(&half(&[2], d), None, 1e-5));
     r(&["cross_entropy", "f32"], &|d| z(&[2, 2], d).cross_entropy(&z(&[2], d)));
     r(&["cross_entropy", "u32"], &|d| ids(&[1, 2], d).cross_entropy(&ids(&[0], d).reshape(())?));
+    r(&["linear_cross_entropy", "f32", "f16"], &|d| {
+        z(&[2, 2], d).linear_cross_entropy(&half(&[3, 2], d), &ids(&[0, 1], d), Default::default(), None)
+    });
     r(&["embedding", "f32"], &|d| z(&[2, 2], d).embedding(&z(&[2], d)));
     r(&["gather", "u32"], &|d| ids(&[0, 1], d).gather(&ids(&[0], d), 0));
     r(&["index_select", "f32"], &|d| z(&[2, 2], d).index_select(&z(&[2], d), 0));
@@ -248,6 +259,9 @@ fn indices_out_of_range() {
         // An ignore index excuses itself and no other.
         let options = CrossEntropyOptions { ignore_index: Some(u32::MAX), ..Default::default() };
         zeros(&[3, 3], d).cross_entropy_with(&ids(&[u32::MAX, 9, 0], d), options)
+    });
+    r(&["linear_cross_entropy", "5"], &|d| {
+        zeros(&[2, 3], d).linear_cross_entropy(&zeros(&[5, 3], d), &ids(&[4, 5], d), Default::default(), None)
     });
     r(&["gather", "3"], &|d| zeros(&[2, 3], d).gather(&ids(&[0, 3], d).reshape((2, 1))?, 1));
     r(&["index_select", "2"], &|d| zeros(&[2, 3], d).index_select(&ids(&[2], d), 0));
@@ -413,8 +427,7 @@ mod wgpu {
     fn tensors_larger_than_a_binding() {
         for device in gpus() {
             let Device::Wgpu(gpu) = device else { unreachable!() };
-            let limit = gpu.limits().max_storage_buffer_binding_size as usize;
-            let n = limit / 4 + 1;
+            let n = gpu.max_buffer_bytes() / 4 + 1;
             let results = [
                 Tensor::zeros(n, DType::F32, device),
                 zeros(&[1], device).broadcast_as(n).and_then(|x| x.copy()),
@@ -422,7 +435,7 @@ mod wgpu {
                 zeros(&[n, 0], device).matmul(&zeros(&[0, 1], device)),
             ];
             for result in results {
-                let Err(error) = result else { panic!("more than a binding on {device}") };
+                let Err(error) = result else { panic!("more than a buffer on {device}") };
                 assert!(matches!(error, Error::TooLarge { .. } | Error::OutOfMemory { .. }), "{error:?}");
                 assert!(error.to_string().contains("wgpu"), "{error}");
                 assert_usable(device);

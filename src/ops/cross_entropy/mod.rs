@@ -134,6 +134,19 @@ impl Op for CrossEntropy {
     }
 }
 
+/// The losses of all rows of logits `[N, V]`, which, with `gradient`, are overwritten with the gradient of their sum. The
+/// logits are contiguous, of a dtype that the device computes in, and nobody else's; targets `[N]` have been checked.
+pub(crate) fn row_losses(
+    logits: &Tensor,
+    targets: &Tensor,
+    ignore_index: Option<u32>,
+    gradient: bool,
+) -> Result<Tensor> {
+    let options = CrossEntropyOptions { ignore_index, reduction: Reduction::None };
+    let gradient = gradient.then_some(Gradient::InPlace);
+    crate::no_grad(|| apply1(CrossEntropy { options, gradient }, &[logits, targets]))
+}
+
 impl Tensor {
     /// The mean cross entropy, in nats, of logits `[.., V]` and target ids (u32, `[..]`):
     /// `-log(softmax(logits)[target])`. The loss is f32 (f64 for f64).

@@ -45,6 +45,17 @@ impl Activation {
         }
     }
 
+    /// activation(x), for a product that is cut.
+    #[cfg(feature = "wgpu")]
+    fn forward(self, x: &Tensor) -> Result<Tensor> {
+        match self {
+            Activation::Identity => Ok(x.clone()),
+            Activation::Gelu => x.gelu(),
+            Activation::GeluErf => x.gelu_erf(),
+            Activation::Silu => x.silu(),
+        }
+    }
+
     /// dx = activation'(x) dy
     fn backward(self, x: &Tensor, dy: &Tensor) -> Result<Tensor> {
         use crate::ops::unary::{Kind, chain};
@@ -83,6 +94,7 @@ impl<'a> Product<'a> {
 /// How the GPUs' kernels read A or B.
 #[cfg(any(feature = "cuda", feature = "wgpu"))]
 struct Operand {
+    #[cfg(feature = "cuda")]
     offset: u32,
     /// Of the dimensions 2, 3, 0 and 1.
     strides: [u32; 4],
@@ -107,6 +119,7 @@ impl Operand {
         };
         let (unit, other) = if across { (outer, inner) } else { (inner, outer) };
         Operand {
+            #[cfg(feature = "cuda")]
             offset: layout.offset as u32,
             strides: [2, 3, 0, 1].map(|d| stride(d) as u32),
             across,
@@ -242,6 +255,11 @@ fn product_into(a: &Tensor, b: &Tensor, target: Option<&Target>) -> Result<Tenso
     }
 }
 
+/// The product of two matrices, of a dtype that their device computes in, to the place of a gradient of that dtype.
+pub(crate) fn product_to(a: &Tensor, b: &Tensor, target: &Target) -> Result<()> {
+    product_into(&to_rank4(a)?, &to_rank4(b)?, Some(target)).map(drop)
+}
+
 /// With leading dimensions of size 1, or with the leading dimensions joined, so that there are four.
 fn to_rank4(x: &Tensor) -> Result<Tensor> {
     let dims = x.dims();
@@ -256,7 +274,7 @@ fn to_rank4(x: &Tensor) -> Result<Tensor> {
     }
 }
 
-fn check_float(op: &'static str, tensors: &[&Tensor]) -> Result<()> {
+pub(crate) fn check_float(op: &'static str, tensors: &[&Tensor]) -> Result<()> {
     let dtype = tensors[0].dtype();
     if !dtype.is_float() || tensors.iter().any(|t| t.dtype() != dtype) {
         let dtypes: Vec<_> = tensors.iter().map(|t| t.dtype()).collect();
