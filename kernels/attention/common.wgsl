@@ -52,9 +52,9 @@ struct Params {
     offset: u32,     // of the random stream
     threshold: u32,  // random bits below it drop
     keep_scale: f32, // 1 / (1 - p)
+    first_head: u32, // of dropout's random bits
     pad0: u32,
     pad1: u32,
-    pad2: u32,
 }
 
 @group(0) @binding(0) var<uniform> p: Params;
@@ -122,7 +122,7 @@ fn across(x: vec4<f32>) -> f32 {
 
 // The four keys from 4 * quad on that query i of a head keeps, as bits 0 to 3.
 fn kept_keys(quad: u32, i: u32, head: u32) -> u32 {
-    let random = philox(vec4(quad, i, head, p.offset), p.seed);
+    let random = philox(vec4(quad, i, p.first_head + head, p.offset), p.seed);
     let bits = select(vec4(0u), vec4(1u, 2u, 4u, 8u), random >= vec4(p.threshold));
     return bits.x | bits.y | bits.z | bits.w;
 }

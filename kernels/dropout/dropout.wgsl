@@ -1,6 +1,6 @@
 // Dropout, forward and backward alike: out = x * scale where the element is kept, else 0.
 //
-// Element i is kept if lane i % 4 of Philox4x32-10 at counter (i / 4, 0, offset lo, offset hi) under the seed's key
+// Element i (counted from that of block 0) is kept if lane i % 4 of Philox4x32-10 at counter (i / 4, 0, offset lo, offset hi) under the seed's key
 // is at least p.threshold = round(probability * 2^32). The mask is never stored: backward draws it again.
 //
 // Constants: BLOCK  workgroup size
@@ -13,7 +13,7 @@ struct Params {
     count: u32,
     threshold: u32,
     scale: f32, // 1 / (1 - probability)
-    pad: u32,
+    first: u32, // the block of element 0: not 0 if x is a part of a larger tensor
     key: vec2<u32>,    // seed, low word first
     offset: vec2<u32>, // stream offset, low word first
 }
@@ -33,7 +33,7 @@ fn dropout(
     if (first >= p.count) {
         return;
     }
-    let bits = philox(vec4(block, 0u, p.offset), p.key);
+    let bits = philox(vec4(p.first + block, 0u, p.offset), p.key);
     let last = min(4u, p.count - first);
     for (var lane = 0u; lane < last; lane++) {
         let keep = bits[lane] >= p.threshold;

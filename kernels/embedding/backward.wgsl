@@ -26,14 +26,15 @@
 // Entry place: 1 ids [tokens]     2 starts [V] in and out     3 slots [tokens] out
 //              any number of workgroups, enough to own V ids if V is small; x alone
 // Entry sum:   1 counts [V]     2 starts [V], as place left it     3 slots [tokens]     4 dout [tokens, C]
-//              5 dtable [V, C] in and out
+//              5 dtable [V, C] in and out; or the same rows of counts, starts and dtable
 //              V * ceil(C / (BLOCK / LANES)) workgroups, folded, columns fastest
 
 struct Params {
     tokens: u32,
     C: u32,
-    V: u32,
-    pad: u32,
+    V: u32,   // in `sum`: of its part of dtable
+    pad: u32, // and four more, which the forward uses
+    pads: vec4<u32>,
 }
 
 @group(0) @binding(0) var<uniform> p: Params;

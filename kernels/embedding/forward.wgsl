@@ -3,15 +3,20 @@
 // An id that is not below V reads nothing and yields a row of NaN.
 //
 // Constants: BLOCK  workgroup size
+//            PART   bool: the table is only its rows from p.first on; tokens of other rows are left to other launches
 //            T      f32 or f16
-// Bindings:  1 table [V, C]     2 ids [tokens] u32     3 out [tokens, C] out
+// Bindings:  1 table [V, C], or its rows p.first .. p.first + p.shown     2 ids [tokens] u32     3 out [tokens, C] out
 // Grid:      ceil(tokens * C / BLOCK) workgroups, folded over x and y
 
 struct Params {
     tokens: u32,
     C: u32,
     V: u32,
-    pad: u32,
+    first: u32,
+    shown: u32,
+    pad0: u32,
+    pad1: u32,
+    pad2: u32,
 }
 
 @group(0) @binding(0) var<uniform> p: Params;
@@ -31,7 +36,11 @@ fn forward(
     }
     let id = ids[i / p.C];
     if (id < p.V) {
-        out[i] = table[id * p.C + i % p.C];
+        let row = id - p.first;
+        // Of an id before the first the difference is a very large number.
+        if (!PART || row < p.shown) {
+            out[i] = table[row * p.C + i % p.C];
+        }
     } else {
         // Runtime bits, as a NaN may not be written as a constant.
         out[i] = T(bitcast<f32>(id | 0x7fc00000u));

@@ -9,7 +9,8 @@
 //   d   = v
 //
 // A is [batch, M, K] and B is [batch, K, N], read through any strides, so transposed, permuted and broadcast
-// operands stay where they are. bias is [N]; residual, pre and d are contiguous [batch, M, N], d from d_offset on.
+// operands stay where they are. bias is [N]; residual, pre and d are [batch, M, N], each from its offset on: contiguous,
+// or of one batch columns of wider rows.
 //
 // Constants: BIAS, SAVE_PRE, RESIDUAL, ACCUMULATE: bool
 //            ACTIVATION: u32
@@ -31,6 +32,10 @@ struct Params {
     d_offset: u32,
     a: vec4<u32>,   // strides of A: along M, along K, of b / inner, of b % inner
     b: vec4<u32>,   // strides of B: along K, along N, of b / inner, of b % inner
+    residual_offset: u32,
+    pre_offset: u32,
+    d_stride: u32,  // along M, of residual, pre and d
+    pad: u32,
 }
 
 @group(0) @binding(0) var<uniform> p: Params;
@@ -41,7 +46,7 @@ struct Params {
 
 // Finishes the columns n .. n + 3 of row m of a batch's product; those beyond N are not there.
 fn finish(sum: vec4<f32>, batch: u32, m: u32, n: u32) {
-    let start = (batch * p.M + m) * p.N;
+    let start = (batch * p.M + m) * p.d_stride;
     for (var c = 0u; c < 4u; c++) {
         if (n + c < p.N) {
             let i = start + n + c;
@@ -51,11 +56,11 @@ fn finish(sum: vec4<f32>, batch: u32, m: u32, n: u32) {
                 v += f32(bias[n + c]);
             }
             if (SAVE_PRE) {
-                pre[i] = T(v);
+                pre[p.pre_offset + i] = T(v);
             }
             v = activate(v);
             if (RESIDUAL) {
-                v += f32(residual[i]);
+                v += f32(residual[p.residual_offset + i]);
             }
             if (ACCUMULATE) {
                 v += f32(d[to]);

@@ -8,7 +8,7 @@ use crate::device::cpu::CpuVec;
 #[cfg(feature = "cuda")]
 use crate::device::cuda;
 #[cfg(feature = "wgpu")]
-use crate::device::wgpu::Buffer;
+use crate::device::wgpu::{Buffer, WgpuDevice};
 use crate::{DType, Device, Element, Error, Result, Shape};
 
 /// Runs a block with `$t` as the Rust type of a dtype.
@@ -186,6 +186,23 @@ impl Tensor {
         }
     }
 
+    /// What a binding shows of this view, and the place of the view's first element in it: the whole storage if it can
+    /// be bound, else the part of it that the view spans, from where a binding may start.
+    ///
+    /// # Errors
+    /// [`Error::NoDevice`] if the tensor is elsewhere.
+    #[cfg(feature = "wgpu")]
+    pub fn wgpu_window(&self) -> Result<(Buffer, usize)> {
+        let (buffer, (start, end)) = (self.wgpu_storage()?, self.span());
+        if buffer.bytes() <= self.wgpu_device()?.max_binding_bytes() {
+            return Ok((buffer, self.layout().offset));
+        }
+        let size = self.dtype().size();
+        let first = (start * size) & !(crate::device::wgpu::ALIGNMENT as usize - 1);
+        let bytes = (end * size - first).next_multiple_of(4).min(buffer.bytes() - first);
+        Ok((buffer.slice(first, bytes)?, start - first / size))
+    }
+
     /// The memory of the whole storage on wgpu; the view's first element is at `layout().offset`.
     ///
     /// # Errors
@@ -194,6 +211,14 @@ impl Tensor {
     pub fn wgpu_storage(&self) -> Result<Buffer> {
         match &self.storage().data {
             Data::Wgpu { buffer, .. } => Ok(buffer.read().clone()),
+            _ => Err(self.wrong_device("wgpu")),
+        }
+    }
+
+    #[cfg(feature = "wgpu")]
+    pub(crate) fn wgpu_device(&self) -> Result<WgpuDevice> {
+        match &self.storage().data {
+            Data::Wgpu { device, .. } => Ok(device.clone()),
             _ => Err(self.wrong_device("wgpu")),
         }
     }

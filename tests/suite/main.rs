@@ -21,3 +21,4 @@ mod optim;
 mod parity;
 mod random;
 mod values;
+mod windows;

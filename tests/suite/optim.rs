@@ -304,7 +304,7 @@ impl Gpt {
 fn a_steady_step_makes_nothing_new() {
     use tilewright::device::Profiling;
     let Some(device) = crate::harness::another_wgpu(|selector| selector) else { return };
-    let gpt = Gpt::new(&device).unwrap();
+    let gpt = Gpt::new(DType::F32, &device).unwrap();
     let mut optimizer = AdamW::new(gpt.vars(), AdamWConfig::default()).unwrap();
     let mut step = |i: u32| {
         optimizer.zero_grad();

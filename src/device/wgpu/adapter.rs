@@ -49,6 +49,9 @@ pub struct Selector {
     /// Asks for WebGPU's default limits and no features, whatever the adapter has: what the weakest
     /// conforming adapter gives.
     pub portable: bool,
+    /// Asks for bindings of at most so many bytes, where the adapter has larger ones: larger tensors are then used in
+    /// windows, as on adapters that have no more.
+    pub binding_bytes: Option<u64>,
 }
 
 impl Selector {
@@ -61,6 +64,12 @@ impl Selector {
     /// The same selection with no more than WebGPU's defaults.
     pub fn portable(mut self) -> Self {
         self.portable = true;
+        self
+    }
+
+    /// The same selection with bindings of at most so many bytes.
+    pub fn binding_bytes(mut self, bytes: u64) -> Self {
+        self.binding_bytes = Some(bytes);
         self
     }
 }
@@ -163,12 +172,14 @@ pub(super) fn open(selector: &Selector) -> Result<(wgpu::Device, wgpu::Queue, us
 
     let index = choose(&selector.adapter, &infos, &found).ok_or_else(|| no_device(listing(&found)))?;
     let adapter = &adapters[index];
-    let (required_features, required_limits) = if selector.portable {
+    let (required_features, mut required_limits) = if selector.portable {
         (wgpu::Features::empty(), wgpu::Limits::default())
     } else {
         let wanted = wgpu::Features::SHADER_F16 | wgpu::Features::SUBGROUP | wgpu::Features::TIMESTAMP_QUERY;
         (adapter.features() & wanted, adapter.limits())
     };
+    let bindings = &mut required_limits.max_storage_buffer_binding_size;
+    *bindings = selector.binding_bytes.map_or(*bindings, |bytes| bytes.min(*bindings));
     let descriptor = wgpu::DeviceDescriptor {
         label: Some("tilewright"),
         required_features,

@@ -83,6 +83,11 @@ pub fn fold_groups(groups: usize) -> [u32; 3] {
     [clamp(groups.div_ceil(y)), clamp(y), 1]
 }
 
+/// A limit of bytes for what is rounded up to whole units of [`ALIGNMENT`].
+fn whole_blocks(limit: u64) -> usize {
+    usize::try_from(limit & !(ALIGNMENT - 1)).unwrap_or(usize::MAX)
+}
+
 impl WgpuDevice {
     /// Opens the device that `selector` asks for.
     ///
@@ -172,11 +177,14 @@ impl WgpuDevice {
         &self.0.limits
     }
 
-    /// The most bytes of one buffer.
+    /// The most bytes of one buffer. A kernel sees a large one in windows: [`WgpuDevice::max_binding_bytes`].
     pub fn max_buffer_bytes(&self) -> usize {
-        let limit = self.0.limits.max_storage_buffer_binding_size.min(self.0.limits.max_buffer_size);
-        // Bindings and blocks are rounded up, and have to stay below it.
-        usize::try_from(limit & !(memory::ALIGNMENT - 1)).unwrap_or(usize::MAX)
+        whole_blocks(self.0.limits.max_buffer_size)
+    }
+
+    /// The most bytes of a buffer that one binding shows; [`Buffer::slice`] makes windows of larger buffers.
+    pub fn max_binding_bytes(&self) -> usize {
+        whole_blocks(self.0.limits.max_storage_buffer_binding_size).min(self.max_buffer_bytes())
     }
 
     /// The wgpu device and queue, for commands of your own: see [`WgpuDevice::flush`].
@@ -333,7 +341,8 @@ impl WgpuDevice {
     /// # Errors
     /// [`Error::Kernel`] with the compiler's words if the kernel does not compile, binds more than the
     /// device allows, or writes the same bytes through two bindings; [`Error::TooLarge`] for
-    /// parameters above 16 KiB or more workgroups than a dimension has; [`Error::DeviceMismatch`].
+    /// a buffer above [`WgpuDevice::max_binding_bytes`], parameters above 16 KiB or more workgroups than a
+    /// dimension has; [`Error::DeviceMismatch`].
     pub fn run<P: bytemuck::Pod>(
         &self,
         kernel: &Kernel,
@@ -369,6 +378,10 @@ impl WgpuDevice {
                 Binding::Write(buffer) => (buffer, true),
             };
             buffer.check_pool(op, pool)?;
+            if buffer.bytes() > self.max_binding_bytes() {
+                let limit = self.max_binding_bytes() as u64;
+                return Err(self.too_large(op, buffer.bytes() as u64, "bytes in one binding", limit));
+            }
             bound.push(Bound { buffer, write });
         }
         if groups.contains(&0) {

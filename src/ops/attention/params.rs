@@ -31,7 +31,9 @@ pub struct Params {
     pub offset: u32,
     pub threshold: u32,
     pub keep_scale: f32,
-    pub pad: [u32; 3],
+    /// Where the heads are counted from for dropout, in a part of a larger batch.
+    pub first_head: u32,
+    pub pad: [u32; 2],
 }
 
 impl Params {
@@ -68,12 +70,28 @@ impl Params {
             offset: spec.dropout.map_or(0, |drop| drop.stream.offset as u32),
             threshold,
             keep_scale: keep_scale as f32,
-            pad: [0; 3],
+            first_head: 0,
+            pad: [0; 2],
         }
     }
 }
 
-fn place(strides: &[usize], offset: usize, unit: usize) -> Place {
+#[cfg(feature = "wgpu")]
+impl Params {
+    /// How many pairs of a query and a key it sees there are, of all heads.
+    pub fn pairs(&self) -> u64 {
+        let (queries, keys) = (i64::from(self.q_len), i64::from(self.k_len));
+        // The sum of i + offset within 0 and `keys` over all queries i.
+        let below = |offset: i64| {
+            let (first, last) = ((-offset).clamp(0, queries), (keys - offset).clamp(0, queries));
+            (last - first) * (first + last - 1 + 2 * offset) / 2 + (queries - last) * keys
+        };
+        u64::from(self.batch * self.heads) * (below(self.high.into()) - below(self.low.into())) as u64
+    }
+}
+
+/// Of a tensor with these strides whose first element is at `offset`, in units of `unit` elements.
+pub fn place(strides: &[usize], offset: usize, unit: usize) -> Place {
     [strides[0], strides[1], strides[2], offset].map(|n| (n / unit) as u32)
 }
 
@@ -85,4 +103,22 @@ pub fn in_lines(x: &Tensor, line: usize, unit: usize) -> Result<(Tensor, Place)>
     let x = if layout.offset.is_multiple_of(line) && (0..3).all(whole) { x.clone() } else { x.copy()? };
     let at = place(&x.layout().strides, x.layout().offset, unit);
     Ok((x, at))
+}
+
+#[cfg(all(test, feature = "wgpu"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pairs_are_those_that_see_each_other() {
+        for (q_len, k_len, low, high) in
+            [(5, 5, -5, 5), (5, 5, -5, 1), (3, 7, -3, 5), (7, 3, -7, -3), (9, 9, -3, 1), (4, 9, 1, 6), (0, 3, 0, 3)]
+        {
+            let sees = |i: i32, j: i32| i + low <= j && j < i + high;
+            let expected = (0..q_len).flat_map(|i| (0..k_len).map(move |j| (i, j))).filter(|&(i, j)| sees(i, j));
+            let (q_len, k_len) = (q_len as u32, k_len as u32);
+            let params = Params { batch: 2, heads: 3, q_len, k_len, low, high, ..Zeroable::zeroed() };
+            assert_eq!(params.pairs(), 6 * expected.count() as u64, "{q_len} {k_len} {low} {high}");
+        }
+    }
 }

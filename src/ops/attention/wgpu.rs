@@ -1,7 +1,8 @@
-use super::params::{Params, in_lines};
+use super::params::{Params, Place, in_lines, place};
 use super::{Sizes, Spec};
-use crate::device::wgpu::{Binding, Kernel, WgpuDevice, fold_groups};
+use crate::device::wgpu::{Binding, Buffer, Kernel, WgpuDevice, Work, fold_groups};
 use crate::ops::launch::wgpu::{PHILOX, check_size, output};
+use crate::ops::launch::windows;
 use crate::{DType, Result, Shape, Tensor};
 
 const COMMON: &str = include_str!("../../../kernels/attention/common.wgsl");
@@ -64,13 +65,21 @@ impl Plan {
         owned.div_ceil((self.block / self.split * self.rows) as usize)
     }
 
-    fn kernel(&self, pass: Pass, spec: &Spec, head_dim: usize, dtype: DType) -> Kernel {
+    fn kernel(&self, pass: Pass, spec: &Spec, head_dim: usize, dtype: DType, params: &Params) -> Kernel {
         let (name, entry) = match pass {
             Pass::Forward => ("attention", "forward"),
             Pass::Delta => ("attention_backward", "rowsum"),
             Pass::Queries => ("attention_backward", "dq"),
             Pass::Keys => ("attention_backward", "dkdv"),
         };
+        // Products that a pair of rows takes part in: scores and values; scores, dP and dQ; scores, dP, dV and dK.
+        let products = match pass {
+            Pass::Forward => 2,
+            Pass::Delta => 0,
+            Pass::Queries => 3,
+            Pass::Keys => 4,
+        };
+        let flops = 2 * products * head_dim as u64 * params.pairs();
         let source: &[&str] = match (pass, self.subgroups) {
             (Pass::Forward, true) => &[PHILOX, LANES_SUBGROUP, COMMON, FORWARD],
             (Pass::Forward, false) => &[PHILOX, LANES, COMMON, FORWARD],
@@ -85,71 +94,103 @@ impl Plan {
             .with("TILE", self.tile)
             .with("DROPOUT", spec.dropout.is_some())
             .with("T", dtype)
+            .work(Work { flops, bytes: None })
     }
+}
+
+/// The tensor, or a copy of it, as kernels read it: in quads.
+fn in_quads(x: &Tensor) -> Result<Tensor> {
+    Ok(in_lines(x, QUAD, QUAD)?.0)
+}
+
+/// What is bound of it, and its place in that.
+fn window(x: &Tensor) -> Result<(Buffer, Place)> {
+    let (buffer, offset) = x.wgpu_window()?;
+    Ok((buffer, place(&x.layout().strides, offset, QUAD)))
 }
 
 pub fn forward(device: &WgpuDevice, spec: &Spec, x: &[Tensor]) -> Result<Vec<Tensor>> {
     let (sizes, dtype) = (Sizes::of(&x[0], &x[1]), x[0].dtype());
     let Sizes { batch, heads, q_len, head_dim, .. } = sizes;
     check_size("attention", device, x[1].elements())?;
-    let ((q, q_at), (k, k_at), (v, v_at)) = (in_lines(&x[0], QUAD, QUAD)?, in_lines(&x[1], QUAD, QUAD)?, in_lines(&x[2], QUAD, QUAD)?);
-    let (o, o_buffer) = output("attention", device, &Shape::from(x[0].elements()), dtype)?;
-    let (lse, lse_buffer) = output("attention", device, &Shape::from((batch, heads, q_len)), DType::F32)?;
+    let (q, k, v) = (in_quads(&x[0])?, in_quads(&x[1])?, in_quads(&x[2])?);
+    let o = output("attention", device, &Shape::from((batch, heads * q_len * head_dim)), dtype)?;
+    let lse = output("attention", device, &Shape::from((batch, heads, q_len)), DType::F32)?;
 
     let plan = Plan::new(device, spec, head_dim, 2, q_len);
-    device.run(
-        &plan.kernel(Pass::Forward, spec, head_dim, dtype),
-        &[
-            Binding::Read(&q.wgpu_storage()?),
-            Binding::Read(&k.wgpu_storage()?),
-            Binding::Read(&v.wgpu_storage()?),
-            Binding::Write(&o_buffer),
-            Binding::Write(&lse_buffer),
-        ],
-        &Params { q: q_at, k: k_at, v: v_at, ..Params::new(&sizes, spec, QUAD) },
-        fold_groups(plan.bands(q_len) * batch * heads),
-    )?;
+    let mut first_head = 0;
+    let parts = [windows::view(&q), windows::view(&k), windows::view(&v), windows::output(&o), windows::output(&lse)];
+    windows::batches(parts, |[q, k, v, o, lse]| {
+        let batch = lse.dims()[0];
+        let ((q, q_at), (k, k_at), (v, v_at)) = (window(q)?, window(k)?, window(v)?);
+        let sizes = Params::new(&Sizes { batch, ..sizes }, spec, QUAD);
+        let params = Params { q: q_at, k: k_at, v: v_at, first_head, ..sizes };
+        first_head += (batch * heads) as u32;
+        let outputs = (o.wgpu()?, lse.wgpu()?);
+        device.run(
+            &plan.kernel(Pass::Forward, spec, head_dim, dtype, &params),
+            &[
+                Binding::Read(&q),
+                Binding::Read(&k),
+                Binding::Read(&v),
+                Binding::Write(&outputs.0),
+                Binding::Write(&outputs.1),
+            ],
+            &params,
+            fold_groups(plan.bands(q_len) * batch * heads),
+        )
+    })?;
     Ok(vec![sizes.heads_inside(o, heads, q_len)?, lse])
 }
 
 pub fn backward(device: &WgpuDevice, spec: &Spec, x: &[Tensor]) -> Result<Vec<Tensor>> {
     let (sizes, dtype) = (Sizes::of(&x[0], &x[1]), x[0].dtype());
     let Sizes { batch, heads, kv_heads, q_len, k_len, head_dim } = sizes;
-    let ((q, q_at), (k, k_at), (v, v_at)) = (in_lines(&x[0], QUAD, QUAD)?, in_lines(&x[1], QUAD, QUAD)?, in_lines(&x[2], QUAD, QUAD)?);
-    let ((o, o_at), (dout, dout_at)) = (in_lines(&x[3], QUAD, QUAD)?, in_lines(&x[5], QUAD, QUAD)?);
-    let params = Params { q: q_at, k: k_at, v: v_at, o: o_at, dout: dout_at, ..Params::new(&sizes, spec, QUAD) };
-    let (q, k, v, dout) = (q.wgpu_storage()?, k.wgpu_storage()?, v.wgpu_storage()?, dout.wgpu_storage()?);
-    let lse = x[4].wgpu()?;
+    let (q, k, v, o, lse) = (in_quads(&x[0])?, in_quads(&x[1])?, in_quads(&x[2])?, in_quads(&x[3])?, &x[4]);
+    let dout = in_quads(&x[5])?;
     let name = "attention_backward";
+    let of_queries = Shape::from((batch, heads * q_len * head_dim));
+    let of_keys = Shape::from((batch, kv_heads * k_len * head_dim));
+    let delta = output(name, device, &Shape::from((batch, heads, q_len)), DType::F32)?;
+    let dq = output(name, device, &of_queries, dtype)?;
+    let (dk, dv) = (output(name, device, &of_keys, dtype)?, output(name, device, &of_keys, dtype)?);
 
-    let queries = batch * heads * q_len;
-    let delta = device.alloc(name, queries * 4)?;
-    let plan = Plan::new(device, spec, head_dim, 4, q_len);
-    device.run(
-        &plan.kernel(Pass::Delta, spec, head_dim, dtype),
-        &[Binding::Read(&o.wgpu_storage()?), Binding::Read(&dout), Binding::Write(&delta)],
-        &params,
-        fold_groups(queries.div_ceil(plan.block as usize)),
-    )?;
+    let by_query = Plan::new(device, spec, head_dim, 4, q_len);
+    let by_key = Plan::new(device, spec, head_dim, 4, k_len);
+    let mut first_head = 0;
+    let [q, k, v, o, dout, lse] = [&q, &k, &v, &o, &dout, lse].map(windows::view);
+    let outputs = [&delta, &dq, &dk, &dv].map(windows::output);
+    let [delta, dq_part, dk_part, dv_part] = outputs;
+    windows::batches([q, k, v, o, dout, lse, delta, dq_part, dk_part, dv_part], |parts| {
+        let [q, k, v, o, dout, lse, delta, dq, dk, dv] = parts;
+        let batch = delta.dims()[0];
+        let ((q, q_at), (k, k_at), (v, v_at)) = (window(q)?, window(k)?, window(v)?);
+        let ((o, o_at), (dout, dout_at)) = (window(o)?, window(dout)?);
+        let sizes = Params::new(&Sizes { batch, ..sizes }, spec, QUAD);
+        let params = Params { q: q_at, k: k_at, v: v_at, o: o_at, dout: dout_at, first_head, ..sizes };
+        first_head += (batch * heads) as u32;
+        let (lse, delta) = (lse.wgpu()?, delta.wgpu()?);
 
-    let inputs = [&q, &k, &v, &dout, &lse, &delta].map(Binding::Read);
-    let (dq, dq_buffer) = output(name, device, &Shape::from(x[0].elements()), dtype)?;
-    device.run(
-        &plan.kernel(Pass::Queries, spec, head_dim, dtype),
-        &[&inputs[..], &[Binding::Write(&dq_buffer)]].concat(),
-        &params,
-        fold_groups(plan.bands(q_len) * batch * heads),
-    )?;
-
-    let plan = Plan::new(device, spec, head_dim, 4, k_len);
-    let (dk, dk_buffer) = output(name, device, &Shape::from(x[1].elements()), dtype)?;
-    let (dv, dv_buffer) = output(name, device, &Shape::from(x[1].elements()), dtype)?;
-    device.run(
-        &plan.kernel(Pass::Keys, spec, head_dim, dtype),
-        &[&inputs[..], &[Binding::Write(&dk_buffer), Binding::Write(&dv_buffer)]].concat(),
-        &params,
-        fold_groups(plan.bands(k_len) * batch * kv_heads),
-    )?;
+        device.run(
+            &by_query.kernel(Pass::Delta, spec, head_dim, dtype, &params),
+            &[Binding::Read(&o), Binding::Read(&dout), Binding::Write(&delta)],
+            &params,
+            fold_groups((batch * heads * q_len).div_ceil(by_query.block as usize)),
+        )?;
+        let inputs = [&q, &k, &v, &dout, &lse, &delta].map(Binding::Read);
+        device.run(
+            &by_query.kernel(Pass::Queries, spec, head_dim, dtype, &params),
+            &[&inputs[..], &[Binding::Write(&dq.wgpu()?)]].concat(),
+            &params,
+            fold_groups(by_query.bands(q_len) * batch * heads),
+        )?;
+        device.run(
+            &by_key.kernel(Pass::Keys, spec, head_dim, dtype, &params),
+            &[&inputs[..], &[Binding::Write(&dk.wgpu()?), Binding::Write(&dv.wgpu()?)]].concat(),
+            &params,
+            fold_groups(by_key.bands(k_len) * batch * kv_heads),
+        )
+    })?;
     Ok(vec![
         sizes.heads_inside(dq, heads, q_len)?,
         sizes.heads_inside(dk, kv_heads, k_len)?,

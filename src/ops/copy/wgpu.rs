@@ -1,5 +1,6 @@
-use crate::device::wgpu::{Binding, Constant, WgpuDevice};
+use crate::device::wgpu::{Binding, Constant, WgpuDevice, Work};
 use crate::ops::launch::wgpu::{PairParams, STRIDED, Walk, element, kernel, output, threads};
+use crate::ops::launch::windows;
 use crate::{DType, Error, Result, Tensor};
 
 const COPY: &[&str] = &[
@@ -20,7 +21,7 @@ fn type_code(dtype: DType) -> Constant {
 }
 
 pub fn converted(device: &WgpuDevice, x: &Tensor, dtype: DType) -> Result<Tensor> {
-    let (out, _) = output("to_dtype", device, x.shape(), dtype)?;
+    let out = output("to_dtype", device, x.shape(), dtype)?;
     assign(device, &out, x)?;
     Ok(out)
 }
@@ -31,22 +32,45 @@ pub fn assign(device: &WgpuDevice, to: &Tensor, values: &Tensor) -> Result<()> {
     if to.elements() == 0 {
         return Ok(());
     }
-    let walk = Walk::new([values.layout(), to.layout()]);
-    let (rank, params) = (walk.rank, PairParams::from(walk));
-    let (src, dst) = (values.wgpu_storage()?, to.wgpu_storage()?);
-    let bindings = [Binding::Read(&src), Binding::Write(&dst)];
+    if to.dtype().size() != 2 || !owns_words(to) {
+        return windows::elements([windows::view(values), windows::view(to)], |[values, to]| {
+            assign_part(device, to, values)
+        });
+    }
+    // Of columns nothing would own whole words: what is cut into them is brought into order first.
+    let cut = !(windows::fits(values) && windows::fits(to));
+    let ordered = if cut && !values.is_contiguous() { Some(converted(device, values, DType::F32)?) } else { None };
+    let parts = [windows::view(ordered.as_ref().unwrap_or(values)), windows::words(to)];
+    windows::elements(parts, |[values, to]| assign_part(device, to, values))
+}
+
+fn assign_part(device: &WgpuDevice, to: &Tensor, values: &Tensor) -> Result<()> {
+    let walk = Walk::new([values, to])?;
+    let params = PairParams::from(&walk);
+    let bindings = [Binding::Read(&walk.buffers[0]), Binding::Write(&walk.buffers[1])];
+    // A view may be a small part of what is bound for it.
+    let bytes = to.elements() * (values.dtype().size() + to.dtype().size());
+    let work = Work { flops: 0, bytes: Some(bytes as u64) };
     let halves = to.dtype().size() == 2;
-    // Two elements share a word: copy.wgsl may write only words that it owns entirely.
-    let whole_words = to.layout().offset == 0 && to.is_contiguous() && dst.bytes() <= to.elements() * 2 + 2;
-    if !halves || whole_words {
-        let constants = [("RANK", rank), ("SRC", type_code(values.dtype())), ("DST", type_code(to.dtype()))];
+    if !halves || owns_words(to) {
+        let constants =
+            [("RANK", walk.rank), ("SRC", type_code(values.dtype())), ("DST", type_code(to.dtype()))];
         let words = if halves { to.elements().div_ceil(2) } else { to.elements() };
-        return device.run(&kernel("copy", COPY, constants), &bindings, &params, threads(words));
+        return device.run(&kernel("copy", COPY, constants).work(work), &bindings, &params, threads(words));
     }
     if to.dtype() == DType::F16 && device.has_f16() && values.dtype() == DType::F16 {
-        let constants = [("RANK", rank), element(DType::F16)];
-        return device.run(&kernel("copy_typed", TYPED, constants), &bindings, &params, threads(to.elements()));
+        let constants = [("RANK", walk.rank), element(DType::F16)];
+        let kernel = kernel("copy_typed", TYPED, constants).work(work);
+        return device.run(&kernel, &bindings, &params, threads(to.elements()));
     }
     let reason = "a part of a 16-bit tensor can be written in place only with the adapter's f16";
     Err(Error::dtype("assign", &[to.dtype()], reason))
+}
+
+/// True if no other element shares a word with these of a 16-bit type: copy.wgsl writes whole words.
+fn owns_words(x: &Tensor) -> bool {
+    let (layout, end) = (x.layout(), x.layout().end());
+    x.is_contiguous()
+        && layout.offset.is_multiple_of(2)
+        && (end.is_multiple_of(2) || end == x.storage_elements())
 }

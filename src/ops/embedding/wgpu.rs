@@ -1,8 +1,9 @@
 use bytemuck::{Pod, Zeroable};
 
-use crate::device::wgpu::{Binding, Kernel, WgpuDevice, fold_groups};
+use crate::device::wgpu::{Binding, Kernel, WgpuDevice, Work, fold_groups};
 use crate::ops::launch::wgpu::{THREADS, output, threads};
-use crate::{Result, Shape, Tensor};
+use crate::ops::launch::windows;
+use crate::{DType, Result, Shape, Tensor};
 
 const FORWARD: &[&str] = &[include_str!("../../../kernels/embedding/forward.wgsl")];
 const BACKWARD: &[&str] = &[include_str!("../../../kernels/embedding/backward.wgsl")];
@@ -16,27 +17,73 @@ const LANES: u32 = 8;
 struct Params {
     tokens: u32,
     cols: u32,
+    /// Of the whole table.
     rows: u32,
-    pad: u32,
+    /// Those that the forward's window shows.
+    first: u32,
+    shown: u32,
+    pad: [u32; 3],
 }
 
 pub fn forward(device: &WgpuDevice, table: &Tensor, ids: &Tensor) -> Result<Vec<Tensor>> {
     let ((rows, cols), tokens) = (table.dims2()?, ids.elements());
-    let (out, buffer) = output("embedding", device, &Shape::from((tokens, cols)), table.dtype())?;
-    device.run(
-        &Kernel::builtin("embedding", FORWARD, "forward").with("BLOCK", BLOCK).with("T", table.dtype()),
-        &[Binding::Read(&table.wgpu()?), Binding::Read(&ids.wgpu()?), Binding::Write(&buffer)],
-        &Params { tokens: tokens as u32, cols: cols as u32, rows: rows as u32, pad: 0 },
-        threads(out.elements()),
-    )?;
+    let out = output("embedding", device, &Shape::from((tokens, cols)), table.dtype())?;
+    let kernel = |part: bool| {
+        Kernel::builtin("embedding", FORWARD, "forward")
+            .with("BLOCK", BLOCK)
+            .with("PART", part)
+            .with("T", table.dtype())
+    };
+    // Every window of the table serves those of the tokens that lie in it.
+    windows::rows(tokens, [windows::view(ids), windows::output(&out)], |[ids, out]| {
+        let mut first = 0;
+        windows::rows(rows, [windows::view(table)], |[table]| {
+            let (tokens, shown) = (ids.elements(), table.dims()[0]);
+            let params = Params {
+                tokens: tokens as u32,
+                cols: cols as u32,
+                rows: rows as u32,
+                first: first as u32,
+                shown: shown as u32,
+                pad: [0; 3],
+            };
+            first += shown;
+            let bindings =
+                [Binding::Read(&table.wgpu()?), Binding::Read(&ids.wgpu()?), Binding::Write(&out.wgpu()?)];
+            // Of the table only what the tokens name.
+            let bytes = tokens * (2 * cols * table.dtype().size() + size_of::<u32>());
+            let kernel = kernel(shown < rows).work(Work { flops: 0, bytes: Some(bytes as u64) });
+            device.run(&kernel, &bindings, &params, threads(tokens * cols))
+        })
+    })?;
     Ok(vec![out])
 }
 
 /// Adds the rows of `dout` into those rows of `grad` that `ids` name, or overwrites `grad` with their sums.
 pub fn accumulate(device: &WgpuDevice, ids: &Tensor, dout: &Tensor, grad: &Tensor, add: bool) -> Result<()> {
     grad.storage().written();
+    let mut add = add;
+    windows::rows(ids.elements(), [windows::view(ids), windows::view(dout)], |[ids, dout]| {
+        accumulate_tokens(device, ids, dout, grad, std::mem::replace(&mut add, true))
+    })
+}
+
+fn accumulate_tokens(
+    device: &WgpuDevice,
+    ids: &Tensor,
+    dout: &Tensor,
+    grad: &Tensor,
+    add: bool,
+) -> Result<()> {
     let ((rows, cols), tokens) = (grad.dims2()?, ids.elements());
-    let params = Params { tokens: tokens as u32, cols: cols as u32, rows: rows as u32, pad: 0 };
+    let params = |rows: usize| Params {
+        tokens: tokens as u32,
+        cols: cols as u32,
+        rows: rows as u32,
+        first: 0,
+        shown: 0,
+        pad: [0; 3],
+    };
     // A software adapter has no lanes that would otherwise be idle.
     let lanes = if device.is_software() { 1 } else { LANES };
     let kernel = |entry| {
@@ -48,25 +95,33 @@ pub fn accumulate(device: &WgpuDevice, ids: &Tensor, dout: &Tensor, grad: &Tenso
             .with("D", grad.dtype())
     };
     let op = "embedding_backward";
-    let (counts, starts) = (device.alloc(op, rows * 4)?, device.alloc(op, rows * 4)?);
+    let per_row = || output(op, device, &Shape::from(rows), DType::U32);
+    let (counts, ends) = (per_row()?, per_row()?);
     let slots = device.alloc(op, tokens * 4)?;
-    let (ids, dout, grad) = (ids.wgpu()?, dout.wgpu()?, grad.wgpu()?);
-    device.fill_zero(&counts)?;
-    device.run(&kernel("count"), &[Binding::Read(&ids), Binding::Write(&counts)], &params, threads(tokens))?;
-    device.run(&kernel("scan"), &[Binding::Read(&counts), Binding::Write(&starts)], &params, [1, 1, 1])?;
+    let (ids, dout) = (ids.wgpu()?, dout.wgpu()?);
+    let (all_counts, all_ends) = (counts.wgpu()?, ends.wgpu()?);
+    device.fill_zero(&all_counts)?;
+    let bindings = [Binding::Read(&ids), Binding::Write(&all_counts)];
+    device.run(&kernel("count"), &bindings, &params(rows), threads(tokens))?;
+    let bindings = [Binding::Read(&all_counts), Binding::Write(&all_ends)];
+    device.run(&kernel("scan"), &bindings, &params(rows), [1, 1, 1])?;
     let owners = (rows.div_ceil(THREADS) as u32).min(64);
-    let bindings = [Binding::Read(&ids), Binding::Write(&starts), Binding::Write(&slots)];
-    device.run(&kernel("place"), &bindings, &params, [owners, 1, 1])?;
-    device.run(
-        &kernel("sum"),
-        &[
-            Binding::Read(&counts),
-            Binding::Read(&starts),
-            Binding::Read(&slots),
-            Binding::Read(&dout),
-            Binding::Write(&grad),
-        ],
-        &params,
-        fold_groups(rows * cols.div_ceil((BLOCK / lanes) as usize)),
-    )
+    let bindings = [Binding::Read(&ids), Binding::Write(&all_ends), Binding::Write(&slots)];
+    device.run(&kernel("place"), &bindings, &params(rows), [owners, 1, 1])?;
+    let parts = [windows::view(&counts), windows::view(&ends), windows::update(grad)];
+    windows::rows(rows, parts, |[counts, ends, grad]| {
+        let rows = counts.elements();
+        device.run(
+            &kernel("sum"),
+            &[
+                Binding::Read(&counts.wgpu()?),
+                Binding::Read(&ends.wgpu()?),
+                Binding::Read(&slots),
+                Binding::Read(&dout),
+                Binding::Write(&grad.wgpu()?),
+            ],
+            &params(rows),
+            fold_groups(rows * cols.div_ceil((BLOCK / lanes) as usize)),
+        )
+    })
 }

@@ -21,7 +21,7 @@ impl Tensor {
                 Tensor::from_cuda(cuda, buffer, shape, dtype)
             }
             #[cfg(feature = "wgpu")]
-            Device::Wgpu(wgpu) => Ok(crate::ops::launch::wgpu::output("uninit", wgpu, &shape, dtype)?.0),
+            Device::Wgpu(wgpu) => crate::ops::launch::wgpu::output("uninit", wgpu, &shape, dtype),
         }
     }
 

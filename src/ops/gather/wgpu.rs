@@ -2,6 +2,7 @@ use bytemuck::{Pod, Zeroable};
 
 use crate::device::wgpu::{Binding, WgpuDevice};
 use crate::ops::launch::wgpu::{element, kernel, output, threads};
+use crate::ops::launch::windows;
 use crate::{DType, Result, Shape, Tensor};
 
 const GATHER: &[&str] = &[include_str!("../../../kernels/gather/gather.wgsl")];
@@ -17,29 +18,31 @@ struct Params {
 }
 
 pub fn gather(device: &WgpuDevice, x: &Tensor, ids: &Tensor) -> Result<Vec<Tensor>> {
-    let ((_, size, inner), (_, n, _)) = (x.dims3()?, ids.dims3()?);
-    let (y, buffer) = output("gather", device, ids.shape(), x.dtype())?;
-    let params =
-        Params { threads: y.elements() as u32, n: n as u32, inner: inner as u32, size: size as u32 };
-    device.run(
-        &kernel("gather", GATHER, [element(x.dtype())]),
-        &[Binding::Read(&x.wgpu()?), Binding::Read(&ids.wgpu()?), Binding::Write(&buffer)],
-        &params,
-        threads(y.elements()),
-    )?;
+    let ((outer, size, inner), (_, n, _)) = (x.dims3()?, ids.dims3()?);
+    let y = output("gather", device, ids.shape(), x.dtype())?;
+    windows::rows(outer, [windows::view(x), windows::view(ids), windows::output(&y)], |[x, ids, y]| {
+        let elements = y.elements();
+        device.run(
+            &kernel("gather", GATHER, [element(x.dtype())]),
+            &[Binding::Read(&x.wgpu()?), Binding::Read(&ids.wgpu()?), Binding::Write(&y.wgpu()?)],
+            &Params { threads: elements as u32, n: n as u32, inner: inner as u32, size: size as u32 },
+            threads(elements),
+        )
+    })?;
     Ok(vec![y])
 }
 
 pub fn scatter_add(device: &WgpuDevice, dy: &Tensor, ids: &Tensor, size: usize) -> Result<Vec<Tensor>> {
     let (outer, n, inner) = ids.dims3()?;
-    let (dx, buffer) = output("scatter_add", device, &Shape::from((outer, size, inner)), DType::F32)?;
-    let params =
-        Params { threads: (outer * inner) as u32, n: n as u32, inner: inner as u32, size: size as u32 };
-    device.run(
-        &kernel("scatter_add", SCATTER_ADD, [element(dy.dtype())]),
-        &[Binding::Read(&dy.wgpu()?), Binding::Read(&ids.wgpu()?), Binding::Write(&buffer)],
-        &params,
-        threads(outer * inner),
-    )?;
+    let dx = output("scatter_add", device, &Shape::from((outer, size, inner)), DType::F32)?;
+    windows::rows(outer, [windows::view(dy), windows::view(ids), windows::output(&dx)], |[dy, ids, dx]| {
+        let columns = dx.elements().checked_div(size).unwrap_or(0);
+        device.run(
+            &kernel("scatter_add", SCATTER_ADD, [element(dy.dtype())]),
+            &[Binding::Read(&dy.wgpu()?), Binding::Read(&ids.wgpu()?), Binding::Write(&dx.wgpu()?)],
+            &Params { threads: columns as u32, n: n as u32, inner: inner as u32, size: size as u32 },
+            threads(columns),
+        )
+    })?;
     Ok(vec![dx])
 }

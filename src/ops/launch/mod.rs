@@ -4,3 +4,5 @@
 pub mod cuda;
 #[cfg(feature = "wgpu")]
 pub mod wgpu;
+#[cfg(feature = "wgpu")]
+pub mod windows;

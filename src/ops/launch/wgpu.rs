@@ -1,6 +1,7 @@
 //! What the wgpu bodies of several ops share: grids, element types, and strided views as parameters.
 
 use bytemuck::{Pod, Zeroable};
+use smallvec::SmallVec;
 
 use crate::device::wgpu::{Buffer, Constant, Kernel, WgpuDevice, fold_groups};
 use crate::shape::Dims8;
@@ -18,23 +19,28 @@ pub fn threads(n: usize) -> [u32; 3] {
 
 /// Several views of one shape as kernels/common/strided.wgsl walks them.
 pub struct Walk<const N: usize> {
+    /// What is bound of each, and where in it the view starts.
+    pub buffers: [Buffer; N],
+    pub offsets: [u32; N],
     pub n: u32,
     pub rank: Constant,
     pub sizes: Dims8,
     pub strides: [Dims8; N],
-    pub offsets: [u32; N],
 }
 
 impl<const N: usize> Walk<N> {
-    pub fn new(layouts: [&Layout; N]) -> Self {
-        let (sizes, strides) = Layout::collapse(&layouts);
-        Walk {
-            n: layouts[0].elements() as u32,
+    pub fn new(views: [&Tensor; N]) -> Result<Self> {
+        let (sizes, strides) = Layout::collapse(&views.map(Tensor::layout));
+        let windows: SmallVec<[(Buffer, usize); N]> =
+            views.iter().map(|view| view.wgpu_window()).collect::<Result<_>>()?;
+        Ok(Walk {
+            offsets: std::array::from_fn(|i| windows[i].1 as u32),
+            buffers: std::array::from_fn(|i| windows[i].0.clone()),
+            n: views[0].elements() as u32,
             rank: Constant::U32(sizes.len() as u32),
             sizes: (&sizes).into(),
             strides: std::array::from_fn(|i| (&strides[i]).into()),
-            offsets: std::array::from_fn(|i| layouts[i].offset as u32),
-        }
+        })
     }
 }
 
@@ -49,8 +55,8 @@ pub struct PairParams {
     strides: [Dims8; 2],
 }
 
-impl From<Walk<2>> for PairParams {
-    fn from(Walk { n, offsets, sizes, strides, .. }: Walk<2>) -> Self {
+impl From<&Walk<2>> for PairParams {
+    fn from(&Walk { n, offsets, sizes, strides, .. }: &Walk<2>) -> Self {
         PairParams { n, offsets, pad: 0, sizes, strides }
     }
 }
@@ -65,17 +71,11 @@ pub fn check_size(op: &'static str, device: &WgpuDevice, elements: usize) -> Res
     Ok(())
 }
 
-/// The memory of a new contiguous tensor, to be written by a kernel.
-pub fn output(
-    op: &'static str,
-    device: &WgpuDevice,
-    shape: &Shape,
-    dtype: DType,
-) -> Result<(Tensor, Buffer)> {
+/// A new contiguous tensor, to be written by a kernel.
+pub fn output(op: &'static str, device: &WgpuDevice, shape: &Shape, dtype: DType) -> Result<Tensor> {
     check_size(op, device, shape.elements())?;
     let buffer = device.alloc(op, shape.elements() * dtype.size())?;
-    let tensor = Tensor::from_wgpu(device, buffer.clone(), shape, dtype)?;
-    Ok((tensor, buffer))
+    Tensor::from_wgpu(device, buffer, shape, dtype)
 }
 
 /// `alias T = f32` or `f16`, as the tensor's elements are.

@@ -1,9 +1,10 @@
 use bytemuck::{Pod, Zeroable};
 
-use super::{Operand, Product};
-use crate::device::wgpu::{Binding, Buffer, Kernel, WgpuDevice, fold_groups};
+use super::{Activation, Operand, Product};
+use crate::device::wgpu::{Binding, Buffer, Kernel, WgpuDevice, Work, fold_groups};
 use crate::ops::launch::wgpu::{ACTIVATIONS, output};
-use crate::{DType, Result, Shape, Tensor};
+use crate::ops::launch::windows;
+use crate::{Result, Shape, Tensor};
 
 const EPILOGUE: &str = include_str!("../../../kernels/matmul/epilogue.wgsl");
 const A_QUADS: &str = include_str!("../../../kernels/matmul/a_quads.wgsl");
@@ -30,97 +31,222 @@ struct Params {
     d_offset: u32,
     a_strides: [u32; 4],
     b_strides: [u32; 4],
+    residual_offset: u32,
+    pre_offset: u32,
+    d_stride: u32,
+    pad: u32,
+}
+
+/// A product and where its results go: tensors of four dimensions, all but the bias, that are narrowed together.
+#[derive(Clone)]
+struct Task {
+    a: Tensor,
+    b: Tensor,
+    bias: Option<Tensor>,
+    activation: Activation,
+    residual: Option<Tensor>,
+    d: Tensor,
+    pre: Option<Tensor>,
+    /// Whether the results are added to `d`.
+    add: bool,
+}
+
+/// The dimensions of a product along which it is cut.
+#[derive(Clone, Copy)]
+enum Along {
+    Batch(usize),
+    M,
+    N,
+    K,
 }
 
 pub fn product(device: &WgpuDevice, p: &Product<'_>) -> Result<Vec<Tensor>> {
     let (b1, b2, m, _, n) = p.sizes();
     let shape = Shape::from((b1, b2, m, n));
-    let (d, d_buffer) = output("matmul", device, &shape, p.a.dtype())?;
-    let place = Place { buffer: &d_buffer, offset: 0, dtype: d.dtype() };
-    if !p.keep_pre {
-        launch(device, p, place, None, false)?;
-        return Ok(vec![d]);
+    let output = || output("matmul", device, &shape, p.a.dtype());
+    let (d, pre) = (output()?, if p.keep_pre { Some(output()?) } else { None });
+    Task {
+        a: p.a.clone(),
+        b: p.b.clone(),
+        bias: p.bias.cloned(),
+        activation: p.activation,
+        residual: p.residual.map(Tensor::contiguous).transpose()?,
+        d: d.clone(),
+        pre: pre.clone(),
+        add: false,
     }
-    let (pre, pre_buffer) = output("matmul", device, &shape, p.a.dtype())?;
-    launch(device, p, place, Some(&pre_buffer), false)?;
-    Ok(vec![d, pre])
+    .run(device)?;
+    Ok([d].into_iter().chain(pre).collect())
 }
 
 /// `to = a b`, or `to += a b`; `to` is contiguous.
 pub fn accumulate(device: &WgpuDevice, p: &Product<'_>, to: &Tensor, add: bool) -> Result<()> {
     to.storage().written();
-    launch(device, p, Place { buffer: &to.wgpu_storage()?, offset: to.layout().offset, dtype: to.dtype() }, None, add)
-}
-
-/// Where a product goes.
-struct Place<'a> {
-    buffer: &'a Buffer,
-    /// In elements.
-    offset: usize,
-    /// That of the operands, or f32.
-    dtype: DType,
-}
-
-/// Writes the product, or with `add` adds it, to `d`.
-fn launch(
-    device: &WgpuDevice,
-    p: &Product<'_>,
-    d: Place<'_>,
-    pre: Option<&Buffer>,
-    add: bool,
-) -> Result<()> {
-    let (b1, b2, m, k, n) = p.sizes();
-    let batch = b1 * b2;
-    if batch * m * n == 0 {
-        return Ok(());
+    let (b1, b2, m, _, n) = p.sizes();
+    Task {
+        a: p.a.clone(),
+        b: p.b.clone(),
+        bias: None,
+        activation: Activation::Identity,
+        residual: None,
+        d: to.reshape((b1, b2, m, n))?,
+        pre: None,
+        add,
     }
-    // A sum of no products is 0: that of one product of zeros, as a kernel has to read something.
-    let zero = match k {
-        0 => Some(Tensor::zeros((1, 1, 1, 1), p.a.dtype(), &p.a.device())?),
-        _ => None,
-    };
-    let (a, b) = (zero.as_ref().unwrap_or(p.a), zero.as_ref().unwrap_or(p.b));
-    let (a_buffer, b_buffer) = (a.wgpu_storage()?, b.wgpu_storage()?);
-    let (a, b) = (Operand::new(a, 2, 3), Operand::new(b, 3, 2));
-    let params = Params {
-        m: m as u32,
-        n: n as u32,
-        k: k.max(1) as u32,
-        batch: batch as u32,
-        inner: b2 as u32,
-        a_offset: a.offset,
-        b_offset: b.offset,
-        d_offset: d.offset as u32,
-        a_strides: a.strides,
-        b_strides: b.strides,
-    };
+    .run(device)
+}
 
-    let plan = Plan::new(device, m, n, batch);
-    let (source, entry) = plan.source(a.in_lines_of(4), b.in_lines_of(4));
-    let kernel = Kernel::builtin("matmul", source, entry)
-        .with("A_ALONG_M", a.across)
-        .with("B_ALONG_N", b.across)
-        .with("BIAS", p.bias.is_some())
-        .with("SAVE_PRE", pre.is_some())
-        .with("ACTIVATION", p.activation.code())
-        .with("RESIDUAL", p.residual.is_some())
-        .with("ACCUMULATE", add)
-        .with("T", p.a.dtype())
-        .with("D", d.dtype);
+impl Task {
+    /// In pieces whose every tensor one binding can show.
+    fn run(self, device: &WgpuDevice) -> Result<()> {
+        match self.cut()? {
+            None => self.launch(device),
+            Some((Along::K, _)) if let Some(pre) = &self.pre => {
+                // An activation has to wait for the whole sum.
+                let sum = Task { d: pre.clone(), pre: None, activation: Activation::Identity, ..self.clone() };
+                sum.run(device)?;
+                self.d.assign(&self.activation.forward(pre)?)
+            }
+            Some((along, size)) => {
+                // Whole lines of 64 keep what is aligned aligned.
+                let half = (size / 2).next_multiple_of(if size > 64 { 64 } else { 1 });
+                self.narrow(along, 0, half).run(device)?;
+                self.narrow(along, half, size - half).run(device)
+            }
+        }
+    }
 
-    let bias = p.bias.map(Tensor::wgpu).transpose()?;
-    let residual = p.residual.map(Tensor::wgpu).transpose()?;
-    // The place of an output that is not wanted.
-    let spare = if pre.is_none() { Some(device.alloc("matmul", 4)?) } else { None };
-    let bindings = [
-        Binding::Read(&a_buffer),
-        Binding::Read(&b_buffer),
-        Binding::Read(bias.as_ref().unwrap_or(&a_buffer)),
-        Binding::Read(residual.as_ref().unwrap_or(&a_buffer)),
-        Binding::Write(d.buffer),
-        Binding::Write(pre.or(spare.as_ref()).unwrap_or(d.buffer)),
-    ];
-    device.run(&plan.specialise(kernel), &bindings, &params, plan.groups(m, n, batch))
+    /// Where to cut, and the size there: where it makes the window of a tensor that is too large smaller.
+    fn cut(&self) -> Result<Option<(Along, usize)>> {
+        let outputs = [Some(&self.d), self.residual.as_ref(), self.pre.as_ref()];
+        let outputs_fit = outputs.into_iter().flatten().all(windows::fits);
+        let (a_fits, b_fits) = (windows::fits(&self.a), windows::fits(&self.b));
+        if outputs_fit && a_fits && b_fits {
+            return Ok(None);
+        }
+        let (b1, b2, m, n) = self.d.dims4()?;
+        let k = self.a.dims()[3];
+        // Of a matrix, the dimension of the larger stride.
+        let (a, b) = (&self.a.layout().strides, &self.b.layout().strides);
+        let along = match () {
+            _ if b1 > 1 => Along::Batch(0),
+            _ if b2 > 1 => Along::Batch(1),
+            _ if !a_fits && m > 1 && (a[2] >= a[3] || k == 1) => Along::M,
+            _ if !b_fits && n > 1 && (b[3] >= b[2] || k == 1) => Along::N,
+            _ if (!a_fits || !b_fits) && k > 1 => Along::K,
+            _ if !outputs_fit && m > 1 => Along::M,
+            _ if !outputs_fit && n > 1 => Along::N,
+            _ => return Ok(None),
+        };
+        Ok(Some(match along {
+            Along::Batch(0) => (along, b1),
+            Along::Batch(_) => (along, b2),
+            Along::M => (along, m),
+            Along::N => (along, n),
+            Along::K => (along, k),
+        }))
+    }
+
+    fn narrow(&self, along: Along, start: usize, len: usize) -> Task {
+        let part = |x: &Tensor, dim: Option<usize>| match dim {
+            Some(dim) => x.with_layout(x.layout().narrow(dim, start, len)),
+            None => x.clone(),
+        };
+        let (a, b, d) = match along {
+            Along::Batch(dim) => (Some(dim), Some(dim), Some(dim)),
+            Along::M => (Some(2), None, Some(2)),
+            Along::N => (None, Some(3), Some(3)),
+            Along::K => (Some(3), Some(2), None),
+        };
+        // Of sums that are cut, the first part brings what is added once, and the others are added to it.
+        let later = matches!(along, Along::K) && start > 0;
+        let bias = if matches!(along, Along::N) { Some(0) } else { None };
+        Task {
+            a: part(&self.a, a),
+            b: part(&self.b, b),
+            bias: self.bias.as_ref().filter(|_| !later).map(|x| part(x, bias)),
+            activation: self.activation,
+            residual: self.residual.as_ref().filter(|_| !later).map(|x| part(x, d)),
+            d: part(&self.d, d),
+            pre: self.pre.as_ref().map(|x| part(x, d)),
+            add: self.add || later,
+        }
+    }
+
+    /// Of one launch: every operand once.
+    fn work(&self) -> Work {
+        let (m, k, n) = (self.d.dims()[2], self.a.dims()[3], self.d.dims()[3]);
+        let batch = self.d.elements().checked_div(m * n).unwrap_or(0);
+        let results = 1 + usize::from(self.add) + [&self.residual, &self.pre].into_iter().flatten().count();
+        let elements = self.a.elements() + self.b.elements() + results * self.d.elements();
+        Work {
+            flops: (2 * batch * m * k * n) as u64,
+            bytes: Some((elements * self.d.dtype().size()) as u64),
+        }
+    }
+
+    /// In one launch.
+    fn launch(self, device: &WgpuDevice) -> Result<()> {
+        let (b1, b2, m, n) = self.d.dims4()?;
+        let (batch, k) = (b1 * b2, self.a.dims()[3]);
+        if batch * m * n == 0 {
+            return Ok(());
+        }
+        // A sum of no products is 0: that of one product of zeros, as a kernel has to read something.
+        let zero = match k {
+            0 => Some(Tensor::zeros((1, 1, 1, 1), self.a.dtype(), &self.a.device())?),
+            _ => None,
+        };
+        let (a, b) = (zero.as_ref().unwrap_or(&self.a), zero.as_ref().unwrap_or(&self.b));
+        let ((a_buffer, a_offset), (b_buffer, b_offset)) = (a.wgpu_window()?, b.wgpu_window()?);
+        let (d_buffer, d_offset) = self.d.wgpu_window()?;
+        let residual = self.residual.as_ref().map(Tensor::wgpu_window).transpose()?;
+        let pre = self.pre.as_ref().map(Tensor::wgpu_window).transpose()?;
+        let bias = self.bias.as_ref().map(Tensor::wgpu).transpose()?;
+        let offset = |window: &Option<(Buffer, usize)>| window.as_ref().map_or(0, |(_, offset)| *offset as u32);
+        let (a, b) = (Operand::new(a, 2, 3), Operand::new(b, 3, 2));
+        let params = Params {
+            m: m as u32,
+            n: n as u32,
+            k: k.max(1) as u32,
+            batch: batch as u32,
+            inner: b2 as u32,
+            a_offset: a_offset as u32,
+            b_offset: b_offset as u32,
+            d_offset: d_offset as u32,
+            a_strides: a.strides,
+            b_strides: b.strides,
+            residual_offset: offset(&residual),
+            pre_offset: offset(&pre),
+            d_stride: self.d.layout().strides[2] as u32,
+            pad: 0,
+        };
+
+        let plan = Plan::new(device, m, n, batch);
+        let (source, entry) = plan.source(a.in_lines_of(4), b.in_lines_of(4));
+        let kernel = Kernel::builtin("matmul", source, entry)
+            .with("A_ALONG_M", a.across)
+            .with("B_ALONG_N", b.across)
+            .with("BIAS", bias.is_some())
+            .with("SAVE_PRE", pre.is_some())
+            .with("ACTIVATION", self.activation.code())
+            .with("RESIDUAL", residual.is_some())
+            .with("ACCUMULATE", self.add)
+            .with("T", self.a.dtype())
+            .with("D", self.d.dtype())
+            .work(self.work());
+        // The place of an output that is not wanted.
+        let spare = if pre.is_none() { Some(device.alloc("matmul", 4)?) } else { None };
+        let bindings = [
+            Binding::Read(&a_buffer),
+            Binding::Read(&b_buffer),
+            Binding::Read(bias.as_ref().unwrap_or(&a_buffer)),
+            Binding::Read(residual.as_ref().map_or(&a_buffer, |(residual, _)| residual)),
+            Binding::Write(&d_buffer),
+            Binding::Write(pre.as_ref().map(|(pre, _)| pre).or(spare.as_ref()).unwrap_or(&d_buffer)),
+        ];
+        device.run(&plan.specialise(kernel), &bindings, &params, plan.groups(m, n, batch))
+    }
 }
 
 /// Which kernel, and its shape.

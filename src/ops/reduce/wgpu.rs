@@ -3,6 +3,7 @@ use bytemuck::{Pod, Zeroable};
 use super::{Kind, plan};
 use crate::device::wgpu::{Binding, Constant, WgpuDevice, fold_groups};
 use crate::ops::launch::wgpu::{block, element, kernel, output, reduction, threads};
+use crate::ops::launch::windows;
 use crate::{DType, Result, Shape, Tensor};
 
 const COLUMNS: &[&str] = &[include_str!("../../../kernels/reduce/columns.wgsl")];
@@ -50,6 +51,9 @@ pub fn reduce(device: &WgpuDevice, kind: Kind, x: &Tensor, dim: usize, result: D
     }
     let piece = if inner == 1 { ROW_PIECE } else { COLUMN_PIECE };
     let mut x = x.reshape((outer, n, inner))?;
+    if let Some(result) = half_by_half(device, &x, n.min(piece), |x| reduce(device, kind, x, 1, result))? {
+        return Ok(vec![result.reshape(shape)?]);
+    }
     // Partial results stay in f32: 16-bit results are rounded once.
     while x.dims()[1] > piece {
         x = pass(device, kind, &x, piece, DType::F32)?;
@@ -58,44 +62,75 @@ pub fn reduce(device: &WgpuDevice, kind: Kind, x: &Tensor, dim: usize, result: D
     Ok(vec![pass(device, kind, &x, n, result)?.reshape(shape)?])
 }
 
+/// The results of one half of the columns and of the other, if `rows` rows of all are more than a binding shows.
+fn half_by_half(
+    device: &WgpuDevice,
+    x: &Tensor,
+    rows: usize,
+    f: impl Fn(&Tensor) -> Result<Vec<Tensor>>,
+) -> Result<Option<Tensor>> {
+    let (outer, n, inner) = x.dims3()?;
+    if inner == 1 || rows.min(n) * inner * size_of::<f32>() <= device.max_binding_bytes() {
+        return Ok(None);
+    }
+    let half = inner.div_ceil(2);
+    let [left, right] = [(0, half), (half, inner - half)];
+    let of = |(start, len)| f(&x.narrow(2, start, len)?)?.swap_remove(0).reshape((outer, len));
+    Tensor::cat(&[of(left)?, of(right)?], 1).map(Some)
+}
+
 /// One result for every `piece` elements of dimension 1 of three.
 fn pass(device: &WgpuDevice, kind: Kind, x: &Tensor, piece: usize, result: DType) -> Result<Tensor> {
     let (outer, n, inner) = x.dims3()?;
     let pieces = n.div_ceil(piece);
-    let shape = Shape::from((outer, pieces, inner));
-    let (out, buffer) = output("reduce", device, &shape, result)?;
-    let source = x.wgpu()?;
-    let bindings = [Binding::Read(&source), Binding::Write(&buffer)];
+    let out = output("reduce", device, &Shape::from((outer, pieces, inner)), result)?;
     let constants = [("KIND", Constant::U32(kind as u32)), element(x.dtype()), ("U", Constant::Type(result))];
-    let outputs = shape.elements();
-    if inner == 1 {
-        let params = Rows { n: n as u32, piece: piece as u32, pieces: pieces as u32, groups: outputs as u32 };
-        let source = reduction!(device, "../../../kernels/reduce/rows.wgsl");
-        let kernel = kernel("reduce_rows", source, constants).with("BLOCK", block(device, BLOCK));
-        device.run(&kernel, &bindings, &params, fold_groups(outputs))?;
-    } else {
-        let params = Columns {
-            n: n as u32,
-            piece: piece as u32,
-            pieces: pieces as u32,
-            inner: inner as u32,
-            threads: outputs as u32,
-            pad: [0; 3],
-        };
-        device.run(&kernel("reduce_columns", COLUMNS, constants), &bindings, &params, threads(outputs))?;
-    }
+    let rows = kernel(
+        "reduce_rows",
+        reduction!(device, "../../../kernels/reduce/rows.wgsl"),
+        constants.iter().copied().chain([("BLOCK", Constant::U32(block(device, BLOCK)))]),
+    );
+    let columns = kernel("reduce_columns", COLUMNS, constants);
+    let launch = |x: &Tensor, out: &Tensor, n: usize, pieces: usize| {
+        let bindings = [Binding::Read(&x.wgpu()?), Binding::Write(&out.wgpu()?)];
+        let (piece, outputs) = (piece as u32, out.elements());
+        let (n, pieces) = (n as u32, pieces as u32);
+        if inner == 1 {
+            let params = Rows { n, piece, pieces, groups: outputs as u32 };
+            return device.run(&rows, &bindings, &params, fold_groups(outputs));
+        }
+        let (inner, threads_used) = (inner as u32, outputs as u32);
+        let params = Columns { n, piece, pieces, inner, threads: threads_used, pad: [0; 3] };
+        device.run(&columns, &bindings, &params, threads(outputs))
+    };
+    windows::rows(outer, [windows::view(x), windows::output(&out)], |[x, out]| {
+        if windows::fits(x) {
+            return launch(x, out, n, pieces);
+        }
+        // One of the outer ones is too large in itself.
+        windows::rows(pieces, [windows::view(x).in_groups(piece, n), windows::output(out)], |[x, out]| {
+            launch(x, out, x.dims()[0], out.dims()[0])
+        })
+    })?;
     Ok(out)
 }
 
 pub fn arg_reduce(device: &WgpuDevice, kind: Kind, x: &Tensor, dim: usize) -> Result<Vec<Tensor>> {
-    let (shape, (_, n, inner)) = plan(x, dim);
-    let (out, buffer) = output("arg_reduce", device, &shape, DType::U32)?;
-    let params = Arg { n: n as u32, inner: inner as u32, threads: shape.elements() as u32, pad: 0 };
-    device.run(
-        &kernel("arg_reduce", ARG, [("KIND", Constant::U32(kind as u32)), element(x.dtype())]),
-        &[Binding::Read(&x.wgpu()?), Binding::Write(&buffer)],
-        &params,
-        threads(shape.elements()),
-    )?;
+    let (shape, (outer, n, inner)) = plan(x, dim);
+    let halves = half_by_half(device, &x.reshape((outer, n, inner))?, n, |x| arg_reduce(device, kind, x, 1))?;
+    if let Some(result) = halves {
+        return Ok(vec![result.reshape(shape)?]);
+    }
+    let out = output("arg_reduce", device, &shape, DType::U32)?;
+    let kernel = kernel("arg_reduce", ARG, [("KIND", Constant::U32(kind as u32)), element(x.dtype())]);
+    windows::rows(outer, [windows::view(x), windows::output(&out)], |[x, out]| {
+        let columns = out.elements();
+        device.run(
+            &kernel,
+            &[Binding::Read(&x.wgpu()?), Binding::Write(&out.wgpu()?)],
+            &Arg { n: n as u32, inner: inner as u32, threads: columns as u32, pad: 0 },
+            threads(columns),
+        )
+    })?;
     Ok(vec![out])
 }

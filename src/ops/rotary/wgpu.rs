@@ -3,6 +3,7 @@ use bytemuck::{Pod, Zeroable};
 use super::RotaryPairs;
 use crate::device::wgpu::{Binding, Kernel, WgpuDevice};
 use crate::ops::launch::wgpu::{THREADS, output, threads};
+use crate::ops::launch::windows;
 use crate::{Result, Tensor};
 
 const ROTARY: &[&str] = &[include_str!("../../../kernels/rotary/rotary.wgsl")];
@@ -32,35 +33,34 @@ pub fn rotate(
     sin: &Tensor,
 ) -> Result<Vec<Tensor>> {
     let (batch, steps, d) = x.dims3()?;
-    let (y, buffer) = output("rotary", device, x.shape(), x.dtype())?;
-    let params = Params {
-        batch: batch as u32,
-        heads: 1,
-        steps: steps as u32,
-        d: d as u32,
-        rotated: d as u32,
-        start: 0,
-        x_offset: 0,
-        x_b: (steps * d) as u32,
-        x_h: 0,
-        x_t: d as u32,
-        pad: [0; 2],
-    };
+    let y = output("rotary", device, x.shape(), x.dtype())?;
     let kernel = Kernel::builtin("rotary", ROTARY, "rotary")
         .with("BLOCK", THREADS as u32)
         .with("INTERLEAVED", pairs == RotaryPairs::Interleaved)
         .with("DIRECTION", if inverse { -1.0f32 } else { 1.0 })
         .with("T", x.dtype());
-    device.run(
-        &kernel,
-        &[
+    let (cos, sin) = (cos.wgpu()?, sin.wgpu()?);
+    windows::rows(batch, [windows::view(x), windows::output(&y)], |[x, y]| {
+        let params = Params {
+            batch: x.dims()[0] as u32,
+            heads: 1,
+            steps: steps as u32,
+            d: d as u32,
+            rotated: d as u32,
+            start: 0,
+            x_offset: 0,
+            x_b: (steps * d) as u32,
+            x_h: 0,
+            x_t: d as u32,
+            pad: [0; 2],
+        };
+        let bindings = [
             Binding::Read(&x.wgpu()?),
-            Binding::Read(&cos.wgpu()?),
-            Binding::Read(&sin.wgpu()?),
-            Binding::Write(&buffer),
-        ],
-        &params,
-        threads(x.elements() / 2),
-    )?;
+            Binding::Read(&cos),
+            Binding::Read(&sin),
+            Binding::Write(&y.wgpu()?),
+        ];
+        device.run(&kernel, &bindings, &params, threads(x.elements() / 2))
+    })?;
     Ok(vec![y])
 }

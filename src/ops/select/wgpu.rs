@@ -3,6 +3,7 @@ use bytemuck::{Pod, Zeroable};
 use crate::device::wgpu::{Binding, WgpuDevice};
 use crate::shape::Dims8;
 use crate::ops::launch::wgpu::{STRIDED, Walk, element, kernel, output, threads};
+use crate::ops::launch::windows;
 use crate::{Result, Tensor};
 
 const SELECT: &[&str] = &[STRIDED, include_str!("../../../kernels/select/select.wgsl")];
@@ -17,18 +18,21 @@ struct Params {
 }
 
 pub fn select(device: &WgpuDevice, mask: &Tensor, a: &Tensor, b: &Tensor) -> Result<Vec<Tensor>> {
-    let (out, buffer) = output("where_cond", device, a.shape(), a.dtype())?;
-    let Walk { n, rank, sizes, strides, offsets } = Walk::new([mask.layout(), a.layout(), b.layout()]);
-    device.run(
-        &kernel("where_cond", SELECT, [("RANK", rank), element(a.dtype())]),
-        &[
-            Binding::Read(&mask.wgpu_storage()?),
-            Binding::Read(&a.wgpu_storage()?),
-            Binding::Read(&b.wgpu_storage()?),
-            Binding::Write(&buffer),
-        ],
-        &Params { n, offsets, sizes, strides },
-        threads(a.elements()),
-    )?;
+    let out = output("where_cond", device, a.shape(), a.dtype())?;
+    let parts = [windows::view(mask), windows::view(a), windows::view(b), windows::output(&out)];
+    windows::elements(parts, |[mask, a, b, out]| {
+        let Walk { buffers, offsets, n, rank, sizes, strides } = Walk::new([mask, a, b])?;
+        device.run(
+            &kernel("where_cond", SELECT, [("RANK", rank), element(a.dtype())]),
+            &[
+                Binding::Read(&buffers[0]),
+                Binding::Read(&buffers[1]),
+                Binding::Read(&buffers[2]),
+                Binding::Write(&out.wgpu()?),
+            ],
+            &Params { n, offsets, sizes, strides },
+            threads(a.elements()),
+        )
+    })?;
     Ok(vec![out])
 }

@@ -2,6 +2,7 @@ use bytemuck::{Pod, Zeroable};
 
 use crate::device::wgpu::{Binding, Kernel, WgpuDevice, fold_groups};
 use crate::ops::launch::wgpu::{block, output, reduction};
+use crate::ops::launch::windows;
 use crate::{D, Result, Tensor};
 
 const BLOCK: u32 = 128;
@@ -26,27 +27,26 @@ fn specialise(device: &WgpuDevice, kernel: Kernel, log: bool, x: &Tensor) -> Ker
 }
 
 pub fn forward(device: &WgpuDevice, log: bool, x: &Tensor) -> Result<Vec<Tensor>> {
-    let (y, buffer) = output("softmax", device, x.shape(), x.dtype())?;
+    let y = output("softmax", device, x.shape(), x.dtype())?;
     let source = reduction!(device, "../../../kernels/softmax/forward.wgsl");
-    let params = Params::of(x)?;
-    device.run(
-        &specialise(device, Kernel::builtin("softmax", source, "forward"), log, x),
-        &[Binding::Read(&x.wgpu()?), Binding::Write(&buffer)],
-        &params,
-        fold_groups(params.rows as usize),
-    )?;
+    let kernel = specialise(device, Kernel::builtin("softmax", source, "forward"), log, x);
+    windows::rows(Params::of(x)?.rows as usize, [windows::view(x), windows::output(&y)], |[x, y]| {
+        let params = Params::of(x)?;
+        let bindings = [Binding::Read(&x.wgpu()?), Binding::Write(&y.wgpu()?)];
+        device.run(&kernel, &bindings, &params, fold_groups(params.rows as usize))
+    })?;
     Ok(vec![y])
 }
 
 pub fn backward(device: &WgpuDevice, log: bool, y: &Tensor, dy: &Tensor) -> Result<Vec<Tensor>> {
-    let (dx, buffer) = output("softmax_backward", device, y.shape(), y.dtype())?;
+    let dx = output("softmax_backward", device, y.shape(), y.dtype())?;
     let source = reduction!(device, "../../../kernels/softmax/backward.wgsl");
-    let params = Params::of(y)?;
-    device.run(
-        &specialise(device, Kernel::builtin("softmax_backward", source, "backward"), log, y),
-        &[Binding::Read(&y.wgpu()?), Binding::Read(&dy.wgpu()?), Binding::Write(&buffer)],
-        &params,
-        fold_groups(params.rows as usize),
-    )?;
+    let kernel = specialise(device, Kernel::builtin("softmax_backward", source, "backward"), log, y);
+    let parts = [windows::view(y), windows::view(dy), windows::output(&dx)];
+    windows::rows(Params::of(y)?.rows as usize, parts, |[y, dy, dx]| {
+        let params = Params::of(y)?;
+        let bindings = [Binding::Read(&y.wgpu()?), Binding::Read(&dy.wgpu()?), Binding::Write(&dx.wgpu()?)];
+        device.run(&kernel, &bindings, &params, fold_groups(params.rows as usize))
+    })?;
     Ok(vec![dx])
 }

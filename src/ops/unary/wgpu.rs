@@ -4,6 +4,7 @@ use super::{Kind, Unary};
 use crate::device::wgpu::{Binding, Constant, WgpuDevice};
 use crate::shape::Dims8;
 use crate::ops::launch::wgpu::{ACTIVATIONS, STRIDED, Walk, element, kernel, output, threads};
+use crate::ops::launch::windows;
 use crate::{Result, Tensor};
 
 const FUNCTIONS: &str = include_str!("../../../kernels/unary/functions.wgsl");
@@ -54,40 +55,50 @@ fn constants(op: &Unary, rank: Constant, x: &Tensor) -> [(&'static str, Constant
 }
 
 pub fn forward(device: &WgpuDevice, op: &Unary, x: &Tensor) -> Result<Vec<Tensor>> {
-    let (y, y_buffer) = output("unary", device, x.shape(), x.dtype())?;
-    let walk = Walk::new([x.layout()]);
-    let (a, b) = (op.a as f32, op.b as f32);
-    let [x_offset] = walk.offsets;
-    let params = Forward { n: walk.n, x_offset, a, b, sizes: walk.sizes, x: walk.strides[0] };
-    device.run(
-        &kernel("unary", FORWARD, constants(op, walk.rank, x)),
-        &[Binding::Read(&x.wgpu_storage()?), Binding::Write(&y_buffer)],
-        &params,
-        threads(x.elements()),
-    )?;
+    let y = output("unary", device, x.shape(), x.dtype())?;
+    windows::elements([windows::view(x), windows::output(&y)], |[x, y]| {
+        let walk = Walk::new([x])?;
+        let params = Forward {
+            n: walk.n,
+            x_offset: walk.offsets[0],
+            a: op.a as f32,
+            b: op.b as f32,
+            sizes: walk.sizes,
+            x: walk.strides[0],
+        };
+        device.run(
+            &kernel("unary", FORWARD, constants(op, walk.rank, x)),
+            &[Binding::Read(&walk.buffers[0]), Binding::Write(&y.wgpu()?)],
+            &params,
+            threads(x.elements()),
+        )
+    })?;
     Ok(vec![y])
 }
 
 pub fn backward(device: &WgpuDevice, op: &Unary, v: &Tensor, dy: &Tensor) -> Result<Vec<Tensor>> {
-    let (dx, dx_buffer) = output("unary_backward", device, v.shape(), v.dtype())?;
-    let walk = Walk::new([v.layout(), dy.layout()]);
-    let params = Backward {
-        n: walk.n,
-        v_offset: walk.offsets[0],
-        dy_offset: walk.offsets[1],
-        pad: 0,
-        a: op.a as f32,
-        b: op.b as f32,
-        pad2: [0; 2],
-        sizes: walk.sizes,
-        v: walk.strides[0],
-        dy: walk.strides[1],
-    };
-    device.run(
-        &kernel("unary_backward", BACKWARD, constants(op, walk.rank, v)),
-        &[Binding::Read(&v.wgpu_storage()?), Binding::Read(&dy.wgpu_storage()?), Binding::Write(&dx_buffer)],
-        &params,
-        threads(v.elements()),
-    )?;
+    let dx = output("unary_backward", device, v.shape(), v.dtype())?;
+    windows::elements([windows::view(v), windows::view(dy), windows::output(&dx)], |[v, dy, dx]| {
+        let walk = Walk::new([v, dy])?;
+        let params = Backward {
+            n: walk.n,
+            v_offset: walk.offsets[0],
+            dy_offset: walk.offsets[1],
+            pad: 0,
+            a: op.a as f32,
+            b: op.b as f32,
+            pad2: [0; 2],
+            sizes: walk.sizes,
+            v: walk.strides[0],
+            dy: walk.strides[1],
+        };
+        let [v_buffer, dy_buffer] = &walk.buffers;
+        device.run(
+            &kernel("unary_backward", BACKWARD, constants(op, walk.rank, v)),
+            &[Binding::Read(v_buffer), Binding::Read(dy_buffer), Binding::Write(&dx.wgpu()?)],
+            &params,
+            threads(v.elements()),
+        )
+    })?;
     Ok(vec![dx])
 }

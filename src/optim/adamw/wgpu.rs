@@ -8,7 +8,7 @@
 use bytemuck::{Pod, Zeroable};
 
 use super::{Exact, Parameter, Plan, RANDOM_ROOM, Step};
-use crate::device::wgpu::{ALIGNMENT, Binding, Buffer, Kernel, WgpuDevice, fold_groups};
+use crate::device::wgpu::{ALIGNMENT, Binding, Buffer, Kernel, WgpuDevice, Work, fold_groups};
 use crate::ops::launch::wgpu::{PHILOX, REDUCE, REDUCE_SUBGROUP};
 use crate::tensor::Data;
 use crate::{DType, Result, Tensor, Var};
@@ -112,8 +112,8 @@ struct NormParams {
 
 impl Arenas {
     pub fn new(device: &WgpuDevice, plans: Vec<Plan>) -> Result<(Vec<Parameter>, Self)> {
-        // As many parameters an arena as one binding can show of their f32 moments.
-        let limit = device.max_buffer_bytes() / DType::F32.size();
+        // As many parameters an arena as one binding can show of their f32 moments; a larger one has an arena of its own.
+        let limit = device.max_binding_bytes() / DType::F32.size();
         let mut rooms: Vec<Room> = Vec::new();
         let mut places = Vec::new();
         for plan in &plans {
@@ -175,8 +175,9 @@ impl Arenas {
         Ok((parameters, Arenas { arenas, places, gradients }))
     }
 
-    /// The parts of the arenas that have gradients: whole arenas if all their parameters do.
-    fn live(&self, parameters: &[Parameter]) -> Vec<Place> {
+    /// The parts of the arenas that have gradients: whole arenas if all their parameters do, in windows if they are
+    /// larger than one.
+    fn live(&self, device: &WgpuDevice, parameters: &[Parameter]) -> Vec<Place> {
         let live: Vec<bool> = parameters.iter().map(|p| p.var.grad().is_some()).collect();
         let mut parts = Vec::new();
         for (i, arena) in self.arenas.iter().enumerate() {
@@ -188,7 +189,17 @@ impl Arenas {
                 parts.extend(members().filter(|&(_, &live)| live).map(|(place, _)| *place));
             }
         }
-        parts
+        // Of whole chunks of the norm, so that its sums are the same in any windows.
+        let window = (device.max_binding_bytes() / (DType::F32.size() * CHUNK)).max(1) * CHUNK;
+        let windows = |part: Place| {
+            let starts = (0..part.count).step_by(window);
+            starts.map(move |from| Place {
+                start: part.start + from,
+                count: window.min(part.count - from),
+                ..part
+            })
+        };
+        parts.into_iter().flat_map(windows).collect()
     }
 
     /// Steps every parameter and returns the norm of all gradients, or 0 if there is no bound for it.
@@ -202,7 +213,7 @@ impl Arenas {
         for (p, gradient) in parameters.iter().zip(&self.gradients) {
             settle(&p.var, gradient)?;
         }
-        let places = self.live(parameters);
+        let places = self.live(device, parameters);
         let clip = max_norm.map(|max_norm| self.norm(device, &places, max_norm)).transpose()?;
         for place in &places {
             self.arenas[place.arena].update(device, place, step, clip.as_ref())?;
@@ -257,6 +268,17 @@ fn settle(var: &Var, place: &Tensor) -> Result<()> {
 }
 
 impl Arena {
+    /// By a step, for each element: the gradient is read, the moments and what the step is taken on are read and
+    /// written, and what is rounded from a master is written.
+    fn bytes_moved(&self) -> usize {
+        let own = match self.exact {
+            Exact::Itself => 2 * 4,
+            Exact::Master => 2 * 4 + self.dtype.size(),
+            Exact::Nothing { .. } => 2 * self.dtype.size(),
+        };
+        4 + 4 * 4 + own
+    }
+
     fn update(&self, device: &WgpuDevice, place: &Place, step: &Step, clip: Option<&Buffer>) -> Result<()> {
         let wide = |buffer: &Buffer| place.of(buffer, DType::F32);
         let (g, m, v) = (wide(&self.gradients)?, wide(&self.m)?, wide(&self.v)?);
@@ -292,7 +314,8 @@ impl Arena {
             .with("BLOCK", BLOCK)
             .with("HAS_CLIP", clip.is_some())
             .with("ROUNDED", type_code)
-            .with("MASTER", !matches!(self.exact, Exact::Nothing { .. }));
+            .with("MASTER", !matches!(self.exact, Exact::Nothing { .. }))
+            .work(Work { flops: 0, bytes: Some((place.count * self.bytes_moved()) as u64) });
         device.run(
             &kernel,
             &[
