@@ -110,6 +110,18 @@ fn device(name: &str) -> Result<Device, AppError> {
     }
 }
 
+/// Lets products of f32 go through the tensor cores of an NVIDIA GPU.
+fn allow_tf32(device: &Device) -> Result<(), AppError> {
+    match device {
+        #[cfg(feature = "cuda")]
+        Device::Cuda(device) => Ok(device.set_allow_tf32(true)?),
+        device => {
+            let reason = format!("is for NVIDIA GPUs through cuda, and the device is {device}");
+            Err(AppError::Argument { argument: "--tf32", reason })
+        }
+    }
+}
+
 /// The error for a device that needs a feature of the crate.
 #[cfg(not(all(feature = "wgpu", feature = "cuda", feature = "cuda-sim")))]
 fn without(feature: &str) -> AppError {
@@ -174,6 +186,12 @@ pub mod tests {
         assert!(format!("{args:?}").contains(r#""max_iters": Integer(3)"#), "{args:?}");
         assert!(matches!(parse("gpt generate --top-k 5").unwrap().command, Some(Command::Generate(_))));
         assert!(parse("gpt --max-iter").unwrap_err().to_string().contains("--max-iters"));
+    }
+
+    #[test]
+    fn tf32_is_for_cuda() {
+        let refusal = allow_tf32(&Device::Cpu).unwrap_err().to_string();
+        assert!(refusal.contains("--tf32: is for NVIDIA GPUs"), "{refusal}");
     }
 
     #[test]

@@ -310,6 +310,49 @@ mod tests {
         assert_ne!(logits(&[1, 2, 3]), logits(&[2, 1, 3]), "positions matter");
     }
 
+    /// GPT-2's sizes, one sequence of 64 tokens: the embedding is more than a binding of many adapters shows.
+    /// `cargo test --release --example gpt -- --ignored gpt2`
+    #[cfg(feature = "wgpu")]
+    #[test]
+    #[ignore = "takes a minute and 4 GB"]
+    fn gpt2_has_the_gradients_of_the_cpu_on_a_software_adapter() {
+        let sizes = "--n-layer 12 --n-head 12 --n-embd 768 --block-size 64 --vocab-size 50257 --bias";
+        let config = config(&sizes.split(' ').collect::<Vec<_>>());
+        let ids: Vec<u32> = (0..65).map(|i| i * i * 7919 % 50_257).collect();
+        let run = |model: &Gpt, device: &Device| {
+            let at = |from: usize| Tensor::from_slice(&ids[from..from + 64], (1, 64), device).unwrap();
+            let loss = model.loss(&Batch { inputs: at(0), targets: at(1) }, true).unwrap();
+            loss.backward().unwrap();
+            loss.to_scalar::<f32>().unwrap()
+        };
+        let here = {
+            let _alone = crate::tests::alone();
+            Gpt::new(&config, 1, &Device::Cpu).unwrap()
+        };
+        let device = Device::wgpu("software").unwrap();
+        let header = Header {
+            config,
+            tokenizer: Tokenizer::Characters("a".to_owned().into()),
+            step: 0,
+            val_loss: 0.0,
+        };
+        let copy = Checkpoint { header, tensors: here.values(&[]).unwrap() };
+        let there = Gpt::from_checkpoint(copy, Path::new("x"), &device).unwrap();
+        let (loss, other) = (run(&here, &Device::Cpu), run(&there, &device));
+        println!("loss {loss} and {other}");
+        assert!((loss - other).abs() < 1e-3 * loss);
+        let mut worst = (0.0, "");
+        for ((name, a), (_, b)) in here.parameters().iter().zip(there.parameters()) {
+            let grad = |var: &Var| var.grad().unwrap().to_vec::<f32>().unwrap();
+            let (a, b) = (grad(a), grad(b));
+            let largest = a.iter().fold(0f32, |m, x| m.max(x.abs()));
+            let error = a.iter().zip(&b).fold(0f32, |m, (a, b)| m.max((a - b).abs())) / largest;
+            assert!(error < 1e-3, "{name}: {error}");
+            worst = if error > worst.0 { (error, name.as_str()) } else { worst };
+        }
+        println!("the worst gradient, relative to its largest element: {worst:?}");
+    }
+
     #[test]
     fn a_model_comes_back_from_its_checkpoint() {
         let model = model();

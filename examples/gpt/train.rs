@@ -31,6 +31,9 @@ pub struct TrainArgs {
     /// auto, cpu, cuda, cuda:N, cuda-sim, wgpu, wgpu:N, wgpu:NAME or software
     #[arg(long, default_value = "auto")]
     device: String,
+    /// Lets an NVIDIA GPU round what float32 products multiply to TF32, 10 bits of mantissa: several times faster
+    #[arg(long)]
+    tf32: bool,
     /// Where log, checkpoint and plot go; without it, runs/NAME after the config
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
@@ -53,6 +56,9 @@ pub fn run(args: &TrainArgs, output: &mut impl Write) -> Result<(), AppError> {
         return Err(AppError::Key { origin: data.display().to_string(), key: "vocab_size".into(), reason });
     }
     let device = crate::device(&args.device)?;
+    if args.tf32 {
+        crate::allow_tf32(&device)?;
+    }
     device.set_seed(config.seed);
     let model = Gpt::new(&config, ids, &device)?;
     note(format_args!(

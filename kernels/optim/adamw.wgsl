@@ -54,12 +54,13 @@ fn updated(i: u32, old: f32) -> f32 {
     if (HAS_CLIP) {
         grad *= clip[0];
     }
-    let m1 = p.beta1 * m[i] + (1.0 - p.beta1) * grad;
-    let v1 = p.beta2 * v[i] + (1.0 - p.beta2) * grad * grad;
+    // What is fused is said: a compiler may do either, in each specialisation as it likes.
+    let m1 = fma(p.beta1, m[i], (1.0 - p.beta1) * grad);
+    let v1 = fma(p.beta2, v[i], (1.0 - p.beta2) * grad * grad);
     m[i] = m1;
     v[i] = v1;
     let step = (m1 * p.correction1) / (sqrt(v1 * p.correction2) + p.eps);
-    return old - p.lr * (p.decay * old + step);
+    return fma(-p.lr, fma(p.decay, old, step), old);
 }
 
 fn stochastic_bits(x: f32, bits: u32) -> u32 {

@@ -195,6 +195,7 @@ mod tests {
 kernel          calls         ms   share   GFLOP/s     GB/s
 matmul/tiled        3      3.000   75.0%    2000.0     2.00
 copy/main           3      1.000   25.0%         -     6.00
+all                        4.000
 host: 4 dispatches, 1 submits, 0 buffers allocated, 0 bind groups made, 0 kernels compiled; \
 recording 2.50 us a dispatch, submitting 0.00 ms in all";
         assert_eq!(profile.to_string(), expected);

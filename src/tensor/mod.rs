@@ -48,7 +48,8 @@ impl Tensor {
     pub fn from_cpu<T: Element>(values: CpuVec<T>, shape: impl Into<Shape>) -> Result<Self> {
         let shape = shape.into();
         check_len("from_cpu", &shape, values.len())?;
-        Ok(Self::over(Arc::new(Storage::cpu(values.memory)), Layout::contiguous(shape), T::DTYPE))
+        let storage = Storage::cpu(values.memory, shape.elements());
+        Ok(Self::over(Arc::new(storage), Layout::contiguous(shape), T::DTYPE))
     }
 
     /// A tensor over a buffer of `device`, in row-major order from the buffer's start.
@@ -64,7 +65,8 @@ impl Tensor {
     ) -> Result<Self> {
         let shape = shape.into();
         check_bytes("from_wgpu", &shape, dtype, buffer.bytes())?;
-        Ok(Self::over(Arc::new(Storage::wgpu(device, buffer)), Layout::contiguous(shape), dtype))
+        let storage = Storage::wgpu(device, buffer, shape.elements());
+        Ok(Self::over(Arc::new(storage), Layout::contiguous(shape), dtype))
     }
 
     /// A tensor over a buffer of a CUDA device, in row-major order from the buffer's start.
@@ -80,7 +82,8 @@ impl Tensor {
     ) -> Result<Self> {
         let shape = shape.into();
         check_bytes("from_cuda", &shape, dtype, buffer.bytes())?;
-        Ok(Self::over(Arc::new(Storage::cuda(device, buffer)), Layout::contiguous(shape), dtype))
+        let storage = Storage::cuda(device, buffer, shape.elements());
+        Ok(Self::over(Arc::new(storage), Layout::contiguous(shape), dtype))
     }
 
     /// The sizes.
@@ -181,18 +184,6 @@ impl Tensor {
 
     pub(crate) fn storage(&self) -> &Storage {
         &self.0.storage
-    }
-
-    /// How many elements the whole memory has room for.
-    pub(crate) fn storage_elements(&self) -> usize {
-        let bytes = match &self.0.storage.data {
-            Data::Cpu(memory) => memory.read_recursive().bytes(),
-            #[cfg(feature = "cuda")]
-            Data::Cuda { buffer, .. } => buffer.bytes(),
-            #[cfg(feature = "wgpu")]
-            Data::Wgpu { buffer, .. } => buffer.read().bytes(),
-        };
-        bytes / self.dtype().size()
     }
 
     /// True if both are views of the same memory.

@@ -18,6 +18,8 @@ use crate::device::wgpu::{Buffer, WgpuDevice};
 /// view follows, because all of them come here for it.
 pub(crate) struct Storage {
     pub data: Data,
+    /// Of the tensor that it was made for. Its memory may be some bytes longer.
+    pub elements: usize,
     /// Counts in-place writes, so that backward notices when a saved tensor has changed.
     version: AtomicU64,
     /// For u32 storage: what is known of its values (see `ops::index`).
@@ -65,22 +67,22 @@ impl IdRange {
 }
 
 impl Storage {
-    pub fn cpu(memory: Memory) -> Self {
-        Self::new(Data::Cpu(RwLock::new(memory)))
+    pub fn cpu(memory: Memory, elements: usize) -> Self {
+        Self::new(Data::Cpu(RwLock::new(memory)), elements)
     }
 
     #[cfg(feature = "wgpu")]
-    pub fn wgpu(device: &WgpuDevice, buffer: Buffer) -> Self {
-        Self::new(Data::Wgpu { device: device.clone(), buffer: RwLock::new(buffer) })
+    pub fn wgpu(device: &WgpuDevice, buffer: Buffer, elements: usize) -> Self {
+        Self::new(Data::Wgpu { device: device.clone(), buffer: RwLock::new(buffer) }, elements)
     }
 
     #[cfg(feature = "cuda")]
-    pub fn cuda(device: &CudaDevice, buffer: cuda::Buffer) -> Self {
-        Self::new(Data::Cuda { device: device.clone(), buffer })
+    pub fn cuda(device: &CudaDevice, buffer: cuda::Buffer, elements: usize) -> Self {
+        Self::new(Data::Cuda { device: device.clone(), buffer }, elements)
     }
 
-    fn new(data: Data) -> Self {
-        Storage { data, version: AtomicU64::new(0), ids: Mutex::new(None) }
+    fn new(data: Data, elements: usize) -> Self {
+        Storage { data, elements, version: AtomicU64::new(0), ids: Mutex::new(None) }
     }
 
     pub fn device(&self) -> Device {

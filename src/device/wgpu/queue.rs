@@ -18,8 +18,11 @@ use crate::{Error, Result};
 /// Commands in one submission: enough to make its cost small, few enough that the device starts early.
 pub(super) const BATCH_COMMANDS: u32 = 128;
 
-/// Parameters of one batch. A batch of [`BATCH_COMMANDS`] small parameter blocks takes half of it.
+/// Parameters and small writes of one batch. A batch of [`BATCH_COMMANDS`] small parameter blocks takes half of it.
 const RING_BYTES: usize = 64 << 10;
+
+/// Writes of up to this many host bytes travel with the parameters.
+const SMALL_WRITE: usize = 8 << 10;
 
 /// The largest parameter block.
 pub(super) const MAX_PARAMS: usize = 16 << 10;
@@ -88,7 +91,7 @@ pub(super) struct Recorder {
     kernels: Vec<&'static str>,
     /// The number of the open batch; from 1, so that no fresh block seems to be used in it.
     batch: u64,
-    /// The parameters of the open batch's dispatches, each at a multiple of [`ALIGNMENT`]; written to
+    /// The parameters of the open batch's dispatches, and its small writes, each at a multiple of [`ALIGNMENT`]; written to
     /// `ring` in one go when the batch is submitted. Writes and submissions run in order, so that the
     /// one ring serves every batch.
     params: Vec<u8>,
@@ -112,7 +115,9 @@ impl Recorder {
             gpu.device.create_buffer(&wgpu::BufferDescriptor {
                 label: Some("parameters"),
                 size: RING_BYTES as u64,
-                usage: wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST,
+                usage: wgpu::BufferUsages::UNIFORM
+                    | wgpu::BufferUsages::COPY_SRC
+                    | wgpu::BufferUsages::COPY_DST,
                 mapped_at_creation: false,
             })
         })?;
@@ -143,10 +148,7 @@ impl Recorder {
         params: &[u8],
         [x, y, z]: [u32; 3],
     ) -> Result<()> {
-        let window = params.len().max(1).next_multiple_of(ALIGNMENT as usize);
-        if self.params.len() + window > RING_BYTES {
-            self.flush(gpu)?;
-        }
+        let window = self.reserve(gpu, params.len())?;
 
         let writes = bindings.iter().enumerate().fold(0, |mask, (i, b)| mask | (u32::from(b.write) << i));
         let signature = Signature { buffers: bindings.len() as u32, writes };
@@ -170,13 +172,27 @@ impl Recorder {
         pass.set_bind_group(0, &group, &[offset as u32]);
         pass.dispatch_workgroups(x, y, z);
 
-        self.params.extend_from_slice(params);
-        self.params.resize(offset + window, 0);
+        self.append(params, window);
         bindings.iter().for_each(|binding| self.mark(binding.buffer));
         if self.kernels.last() != Some(&kernel.name()) {
             self.kernels.push(kernel.name());
         }
         self.recorded(gpu)
+    }
+
+    /// Makes room in the ring, and says how much of it `bytes` bytes take.
+    fn reserve(&mut self, gpu: &Gpu, bytes: usize) -> Result<usize> {
+        let window = bytes.max(1).next_multiple_of(ALIGNMENT as usize);
+        if self.params.len() + window > RING_BYTES {
+            self.flush(gpu)?;
+        }
+        Ok(window)
+    }
+
+    fn append(&mut self, bytes: &[u8], window: usize) {
+        let end = self.params.len() + window;
+        self.params.extend_from_slice(bytes);
+        self.params.resize(end, 0);
     }
 
     /// Records a copy between blocks of memory that differ.
@@ -212,6 +228,17 @@ impl Recorder {
     /// Writes host bytes, as many as `dst` has.
     pub fn write(&mut self, gpu: &Gpu, dst: &Buffer, bytes: &[u8]) -> Result<()> {
         let (raw, start) = dst.raw();
+        if (1..=SMALL_WRITE).contains(&bytes.len()) {
+            // A copy among the other commands: no staging buffer, and nothing has to be submitted before it.
+            let window = self.reserve(gpu, bytes.len())?;
+            let from = self.params.len() as u64;
+            self.append(bytes, window);
+            self.open(gpu)?;
+            let encoder = self.open.as_mut().expect("opened just now").encoder();
+            encoder.copy_buffer_to_buffer(&self.ring, from, raw, start, dst.copy_size());
+            self.mark(dst);
+            return self.recorded(gpu);
+        }
         for (i, chunk) in bytes.chunks(WRITE_CHUNK).enumerate() {
             // wgpu runs a write before all that is not yet submitted. Commands of the open batch that
             // use this memory, for an earlier tensor perhaps, have to go first.

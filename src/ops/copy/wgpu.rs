@@ -70,7 +70,10 @@ fn assign_part(device: &WgpuDevice, to: &Tensor, values: &Tensor) -> Result<()> 
 /// True if no other element shares a word with these of a 16-bit type: copy.wgsl writes whole words.
 fn owns_words(x: &Tensor) -> bool {
     let (layout, end) = (x.layout(), x.layout().end());
-    x.is_contiguous()
-        && layout.offset.is_multiple_of(2)
-        && (end.is_multiple_of(2) || end == x.storage_elements())
+    // Behind the last element of all there is nothing, or half a word of padding.
+    let last = || {
+        let buffer = x.wgpu_storage();
+        end == x.storage().elements && buffer.is_ok_and(|buffer| buffer.bytes() <= 2 * end + 2)
+    };
+    x.is_contiguous() && layout.offset.is_multiple_of(2) && (end.is_multiple_of(2) || last())
 }

@@ -100,7 +100,7 @@ pub(crate) fn check_ids(op: &'static str, ids: &Tensor, bound: usize, ignore: Op
     }
     // Unknown, or known of a larger tensor of which this one is a view.
     let exact = IdRange::of(&ids.to_vec::<u32>()?);
-    if ids.is_contiguous() && ids.elements() == ids.storage_elements() {
+    if ids.is_contiguous() && ids.elements() == ids.storage().elements {
         *ids.storage().ids.lock() = Some(exact);
     }
     match exact.largest_but(ignore) {

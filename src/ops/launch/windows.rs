@@ -215,6 +215,6 @@ fn limit(x: &Tensor) -> usize {
 /// True if one binding can show what a launch sees of the tensor.
 pub fn fits(x: &Tensor) -> bool {
     let limit = limit(x);
-    x.storage_elements() * x.dtype().size() <= limit
+    x.storage().elements * x.dtype().size() <= limit
         || x.wgpu_window().is_ok_and(|(window, _)| window.bytes() <= limit)
 }
