@@ -19,10 +19,11 @@
 // Parts:     common/ptx.cuh, common/tile.cuh, common/philox.cuh, attention/common.cuh, attention/mma.cuh,
 //            attention/backward.cuh, then this
 // Arguments: q [B, NH, Tq, D], k and v [B, NKV, Tk, D], dO [B, NH, Tq, D], stats [B, NH, Tq rounded up to even, 2] f32
-//            (backward_stats.cu), dx|null out, dv|null out, Params. dv has the strides of dk. All but stats through the strides of Params, which with all starts are multiples of 8 elements.
+//            (backward_stats.cu), dx|null out, dv|null out, Params. dv has the strides of dk. All but stats through the
+//            strides of Params, which with all starts are multiples of 8 elements.
 // Grid:      ceil(rows / BAND) * B * heads blocks with BAND = 16 ROWS WARPS: Tk and NKV with OWN_KEYS, else Tq and NH
 // Shared:    dynamic, with P = D rounded up to a multiple of 16: 8 TILE P bytes for two stages of both visited matrices,
-//            with OWN_KEYS 16 TILE more for statistics, and without KEEP 2 BAND P for each owned one, of which dx needs two
+//            with OWN_KEYS 16 TILE more for statistics, and without KEEP 2 BAND P for each owned matrix
 // Registers: ROWS * (P / 2 + STEP + KEEP * P / 2) for sums, scores and dP, and rows; ROWS * P / 2 more with DX and DV
 
 constexpr u32 BAND = 16 * ROWS * WARPS;

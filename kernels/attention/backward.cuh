@@ -14,8 +14,8 @@
 //   for dq        q, dO         k, v            q k^T         dO v^T      dq = dS k scale
 //   OWN_KEYS      k, v          q, dO           k q^T         v dO^T      dk = dS^T q scale, dv = (P Z)^T dO
 //
-// The rows of a key head visit the queries of each query head that reads it, in order. Where the sums of dk and of dv do
-// not fit into registers together, there is a launch for each; that of dv needs neither v nor dP.
+// The rows of a key head visit the queries of each query head that reads it, in order. Where the sums of dk and of dv
+// do not fit into registers together, there is a launch for each; that of dv needs neither b nor dP.
 //
 // Constants: OWN_KEYS: bool
 //            DX: bool       gives dx, which is dk with OWN_KEYS, else dq

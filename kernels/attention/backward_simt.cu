@@ -20,10 +20,11 @@
 // Parts:     common/ptx.cuh, common/tile.cuh, common/philox.cuh, attention/common.cuh, attention/simt.cuh,
 //            attention/backward.cuh, then this
 // Arguments: q [B, NH, Tq, D], k and v [B, NKV, Tk, D], dO [B, NH, Tq, D], stats [B, NH, Tq rounded up to even, 2] f32
-//            (backward_stats.cu), dx|null out, dv|null out, Params. dv has the strides of dk. All but stats through the strides of Params, which with all starts are multiples of 4 elements.
+//            (backward_stats.cu), dx|null out, dv|null out, Params. dv has the strides of dk. All but stats through the
+//            strides of Params, which with all starts are multiples of 4 elements.
 // Grid:      ceil(rows / BAND) * B * heads blocks with BAND = TEAMS * ROWS: Tk and NKV with OWN_KEYS, else Tq and NH
-// Shared:    dynamic, 8 TILE D bytes for two visited matrices, 4 BAND D for each owned one, of which dx needs two, and for
-//            weights 4 BAND TILE bytes for dx and as much for dv
+// Shared:    dynamic, 8 TILE D bytes for two visited matrices, 4 BAND D for each owned one, and for weights
+//            4 BAND TILE bytes for dx and as much for dv
 // Registers: ROWS * (D / 16 + TILE / 8) for sums, scores and dP; ROWS * D / 16 more with DX and DV
 // Figures:   for four elements along D a thread reads ROWS + TILE / 16 quads for 4 ROWS TILE / 16 multiply-adds: 6 and
 //            32 at 4 rows and a tile of 32.

@@ -39,7 +39,9 @@ struct Params {
     u32 offset;       // of the random stream
     u32 threshold;    // random bits below it drop
     float keep_scale; // 1 / (1 - p)
-    u32 pad[3];
+    u32 first_head;   // of WGSL's alone
+    u32 chunk;        // of the forward: keys that a block visits, if they are cut
+    u32 chunks;
 };
 
 constexpr float LOG2_E = 1.4426950408889634f;

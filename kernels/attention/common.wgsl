@@ -53,8 +53,8 @@ struct Params {
     threshold: u32,  // random bits below it drop
     keep_scale: f32, // 1 / (1 - p)
     first_head: u32, // of dropout's random bits
-    pad0: u32,
-    pad1: u32,
+    chunk: u32, // of CUDA's alone, as is the next
+    chunks: u32,
 }
 
 @group(0) @binding(0) var<uniform> p: Params;

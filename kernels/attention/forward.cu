@@ -1,11 +1,11 @@
 // Attention on tensor cores, forward: o = dropout(softmax(q k^T scale + mask)) v, without ever storing the scores.
 //
-// A block owns BAND queries of one head, a warp 16 or 32 of them, and walks over the keys they see, TILE at a time. The
-// softmax is computed online: `top` is the largest score so far, `total` and `sums` are the sums of exp(score - top)
-// and of exp(score - top) * v. When a larger score comes, both are rescaled (Milakov and Gimelshein, "Online normalizer
-// calculation for softmax", 2018; Dao et al., "FlashAttention", 2022; Dao, "FlashAttention-2", 2023: queries, not keys,
-// are divided over warps, and the division by the total comes last). Keys that no query of a warp sees are skipped:
-// whole tiles, and sixteen at a time of a tile of which it sees a part.
+// A block owns BAND queries (forward.cuh says which), a warp 16 or 32 of them, and walks over the keys they see, TILE at
+// a time. The softmax is computed online: `top` is the largest score so far, `total` and `sums` are the sums of
+// exp(score - top) and of exp(score - top) * v. When a larger score comes, both are rescaled (Milakov and Gimelshein,
+// "Online normalizer calculation for softmax", 2018; Dao et al., "FlashAttention", 2022; Dao, "FlashAttention-2", 2023:
+// queries, not keys, are divided over warps, and the division by the total comes last). Keys that no query of a warp
+// sees are skipped: whole tiles, and sixteen at a time of a tile of which it sees a part.
 //
 // Scores come out of mma as fragments of 16 x 8, and two of those, rounded to T, are just the fragment of 16 x 16 that
 // the product with v takes: weights never leave registers. While a tile is used the next one comes to shared memory
@@ -22,19 +22,22 @@
 //            ROWS     fragments of 16 queries a warp owns, 1 or 2
 //            TILE     keys a tile, a multiple of 16
 //            KEEP_Q: bool  q stays in registers and not in shared memory; then 16 ROWS WARPS <= 2 TILE
-//            DROPOUT: bool
+//            GROUPED, SPLIT, DROPOUT: bool  see forward.cuh
 //            T        f16 or bf16: q, k, v, o
-// Parts:     common/ptx.cuh, common/tile.cuh, common/philox.cuh, attention/common.cuh, attention/mma.cuh, then this
-// Arguments: q [B, NH, Tq, D], k and v [B, NKV, Tk, D], o [B, NH, Tq, D] out: through the strides of Params, which with
-//            all starts are multiples of 8 elements; lse [B, NH, Tq] f32 out, Params
-// Grid:      ceil(Tq / BAND) * B * NH blocks, heads fastest. The last queries come first: when causal they have the
-//            most to do.
+// Parts:     common/ptx.cuh, common/tile.cuh, common/philox.cuh, attention/common.cuh, attention/mma.cuh,
+//            attention/forward.cuh, then this
+// Arguments: q [B, NH, Tq, D], k and v [B, NKV, Tk, D], o|null [B, NH, Tq, D] out: through the strides of Params, which
+//            with all starts are multiples of 8 elements; lse [B, NH, Tq] f32 out, with SPLIT [chunks, ..];
+//            partial_o|null [chunks, B, NH, Tq, D] f32 out, instead of o with SPLIT; Params
+// Grid:      see forward.cuh
 // Shared:    dynamic, with P = D rounded up to a multiple of 16: 8 TILE P bytes for two stages of k and v, and without
 //            KEEP_Q 2 BAND P more
 // Registers: ROWS * (P / 2 + TILE / 2 + KEEP_Q * P / 4) for sums, scores and q
 // Figures:   a warp reads each tile as P TILE / 128 ldmatrix of 4 cycles for ROWS P TILE / 64 mma: with ROWS = 2 four
 //            mma of 8 cycles on each of an A100's four tensor cores for each ldmatrix of all four warps, 32 and 16
 //            cycles. A block reads k and v once for BAND queries.
+// Bound by:  the products, and memory where queries are few: GROUPED ones of up to BAND rows read the 4 D Tk bytes of
+//            their key head once. Of 8 key heads with D = 128 and Tk = 16384 that is 64 MiB, 43 us of an A100's memory.
 
 constexpr u32 BAND = 16 * ROWS * WARPS;
 constexpr u32 MATRIX = TILE * CHUNKS * 16; // bytes of a tile of k or v
@@ -61,19 +64,16 @@ template <u32 COUNT> inline void negate(u32 at) {
 
 extern "C" __global__ void __launch_bounds__(BLOCK, 1)
 forward(const T* __restrict__ q, const T* __restrict__ k, const T* __restrict__ v, T* __restrict__ o,
-        float* __restrict__ lse, const Params p) {
+        float* __restrict__ lse, float* __restrict__ partial_o, const Params p) {
     extern __shared__ __align__(128) unsigned char shared[];
     const u32 stages = shared_address(shared);
-    const u32 bands = (p.Tq + BAND - 1) / BAND, heads = p.B * p.NH;
-    const u32 head = blockIdx.x % heads, b = head / p.NH, h = head % p.NH;
-    const u32 i0 = (bands - 1 - blockIdx.x / heads) * BAND;
-    const u32 kv_head = h / (p.NH / p.NKV);
+    const Task task = Task::of(BAND, p);
+    const Interval visited = task.visited;
     const u32 warp = threadIdx.x / WARP_SIZE, lane = threadIdx.x % WARP_SIZE, g = lane / 4, t = lane % 4;
-    const u32 warp_i0 = i0 + warp * 16 * ROWS;
+    const u32 own_row = warp * 16 * ROWS, warp_row = task.row + own_row;
 
-    const Interval visited = visit(keys_of(i0, p), keys_of(min(i0 + BAND, p.Tq) - 1, p));
-    const T* next_k = k + p.k.start(b, kv_head) + (u64)visited.first * p.k.position;
-    const T* next_v = v + p.v.start(b, kv_head) + (u64)visited.first * p.v.position;
+    const T* next_k = k + p.k.start(task.b, task.kv_head) + (u64)visited.first * p.k.position;
+    const T* next_v = v + p.v.start(task.b, task.kv_head) + (u64)visited.first * p.v.position;
     auto fetch_tile = [&](i32 j0, u32 stage) {
         if (j0 < visited.end) {
             fetch<TILE>(stage, next_k, p.k.position, (i32)p.Tk - j0);
@@ -87,7 +87,7 @@ forward(const T* __restrict__ q, const T* __restrict__ k, const T* __restrict__ 
     // q comes to the second stage, which is free until its fragments are read, or to its own place.
     static_assert(!KEEP_Q || BAND <= 2 * TILE, "q fits into a stage");
     const u32 place_q = stages + (KEEP_Q ? 1 : 2) * STAGE;
-    fetch<BAND>(place_q, q + p.q.start(b, h) + (u64)i0 * p.q.position, p.q.position, (i32)(p.Tq - i0));
+    fetch_lines<BAND>(place_q, [&](u32 row) { return q + task.place(row, p.q, p); }, (i32)(task.rows - task.row));
     copy_commit();
     fetch_tile(visited.first, stages);
     if (p.scale < 0.0f) {
@@ -101,7 +101,7 @@ forward(const T* __restrict__ q, const T* __restrict__ k, const T* __restrict__ 
     const u32 row_qv = lane % 16, chunk_qv = lane / 16 ^ Line::mask(lane);
     const u32 row_k = lane / 16 * 8 + lane % 8, chunk_k = lane / 8 % 2 ^ Line::mask(lane);
     auto load_q = [&](u32(&fragment)[4], u32 rows, u32 step) {
-        const u32 row = (warp * ROWS + rows) * 16 + row_qv;
+        const u32 row = own_row + rows * 16 + row_qv;
         load_matrices<false>(fragment, place_q + (row * CHUNKS + (step * 2 ^ chunk_qv)) * 16);
     };
     constexpr u32 STEPS = PADDED / 16;
@@ -127,7 +127,7 @@ forward(const T* __restrict__ q, const T* __restrict__ k, const T* __restrict__ 
     for (u32 rows = 0; rows < ROWS; rows++) {
         top[rows][0] = top[rows][1] = -INFINITE;
     }
-    const Interval first_keys = keys_of(warp_i0, p), last_keys = keys_of(warp_i0 + 16 * ROWS - 1, p);
+    const Interval first_keys = task.keys(warp_row, p), last_keys = task.keys(warp_row + 16 * ROWS - 1, p);
 
     // Sixteen keys of a tile that no query of this warp sees.
     auto unseen = [&](i32 j0, u32 keys) {
@@ -174,7 +174,7 @@ forward(const T* __restrict__ q, const T* __restrict__ k, const T* __restrict__ 
             for (u32 rows = 0; rows < ROWS; rows++) {
 #pragma unroll
                 for (u32 i = 0; i < 4; i++) {
-                    const Interval keys = keys_of(warp_i0 + rows * 16 + g + i / 2 * 8, p);
+                    const Interval keys = task.keys(warp_row + rows * 16 + g + i / 2 * 8, p);
 #pragma unroll
                     for (u32 n = 0; n < TILE / 8; n++) {
                         if (!keys.contains(j0 + n * 8 + t * 2 + i % 2)) {
@@ -221,10 +221,10 @@ forward(const T* __restrict__ q, const T* __restrict__ k, const T* __restrict__ 
                 if constexpr (DROPOUT) {
                     // A block of random bits serves four keys, the columns of two lanes: the even one draws it for one
                     // fragment, the odd one for the next, and they exchange.
-                    const u32 i = warp_i0 + rows * 16 + g + half * 8;
+                    const u32 i = warp_row + rows * 16 + g + half * 8;
 #pragma unroll
                     for (u32 n = 0; n < TILE / 8; n += 2) {
-                        const u32 mine = kept_keys(j0 / 4 + (n + t % 2) * 2 + t / 2, i, head, p);
+                        const u32 mine = kept_keys(j0 / 4 + (n + t % 2) * 2 + t / 2, i, task.head, p);
                         const u32 other = __shfl_xor_sync(FULL_WARP, mine, 1);
                         const u32 kept[2] = {t % 2 ? other : mine, t % 2 ? mine : other};
 #pragma unroll
@@ -281,11 +281,11 @@ forward(const T* __restrict__ q, const T* __restrict__ k, const T* __restrict__ 
         }
     }
 
-    // o leaves through shared memory, so that a warp writes lines of 16 bytes a lane. It lies over the stages.
+    // o leaves through shared memory, so that a warp writes lines of 16 bytes a lane. It lies over the stages. Partial
+    // sums leave at once: four lanes have 32 bytes of a row.
     static_assert(BAND <= 4 * TILE, "o fits");
     copy_wait<0>();
     __syncthreads();
-    const u32 warp_row = warp * 16 * ROWS;
 #pragma unroll
     for (u32 rows = 0; rows < ROWS; rows++) {
 #pragma unroll
@@ -294,18 +294,26 @@ forward(const T* __restrict__ q, const T* __restrict__ k, const T* __restrict__ 
             sum += __shfl_xor_sync(FULL_WARP, sum, 1);
             sum += __shfl_xor_sync(FULL_WARP, sum, 2);
             const float norm = sum > 0.0f ? p.keep_scale / sum : 0.0f;
-            const u32 row = warp_row + rows * 16 + g + half * 8;
+            const u32 row = own_row + rows * 16 + g + half * 8;
+            const bool there = task.row + row < task.rows;
 #pragma unroll
             for (u32 n = 0; n < D / 8; n++) {
-                *reinterpret_cast<u32*>(shared + Line::place(row, n) + t * 4) =
-                    pack<T>(sums[rows][n][2 * half] * norm, sums[rows][n][2 * half + 1] * norm);
+                const float a = sums[rows][n][2 * half] * norm, b = sums[rows][n][2 * half + 1] * norm;
+                if constexpr (!SPLIT) {
+                    *reinterpret_cast<u32*>(shared + Line::place(row, n) + t * 4) = pack<T>(a, b);
+                } else if (there) {
+                    store8(partial_o + task.number(row, p) * D + n * 8 + t * 2, __float_as_uint(a), __float_as_uint(b));
+                }
             }
-            if (t == 0 && i0 + row < p.Tq) {
-                lse[(u64)head * p.Tq + i0 + row] =
+            if (t == 0 && there) {
+                lse[task.number(row, p)] =
                     sum > 0.0f ? fmaf(top[rows][half], scale, log2_approx(sum)) * LN_2 : -INFINITE;
             }
         }
     }
-    __syncwarp();
-    store_rows<16 * ROWS>(o + p.o.start(b, h) + (u64)i0 * p.o.position, p.o.position, p.Tq - i0, shared, warp_row);
+    if constexpr (!SPLIT) {
+        __syncwarp();
+        store_lines<16 * ROWS>([&](u32 row) { return o + task.place(row, p.o, p); }, task.rows - task.row, shared,
+                               own_row);
+    }
 }

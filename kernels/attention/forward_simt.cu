@@ -1,10 +1,10 @@
 // Attention with ordinary multiply-adds in f32, forward: the full precision of f32 operands, and what runs where tensor
 // cores do not have the type (bf16 before sm_80). See forward.cu for the method; this differs in how the work is cut.
 //
-// Threads form a grid of TEAMS rows and 16 columns. A row of threads owns QUERIES queries, interleaved with those of
-// the other rows; its threads share the keys of a tile between them (scores), and then the columns of v (sums). In
-// between, weights go through shared memory within a warp. All reads of shared memory are of 16 bytes: four elements
-// along D of q and k, four weights of a query, four columns of v.
+// Threads form a grid of TEAMS rows and 16 columns. A row of threads owns QUERIES queries (forward.cuh says which),
+// interleaved with those of the other rows; its threads share the keys of a tile between them (scores), and then the
+// columns of v (sums). In between, weights go through shared memory within a warp. All reads of shared memory are of 16
+// bytes: four elements along D of q and k, four weights of a query, four columns of v.
 //
 // q, k and v lie in shared memory as f32, row by row as in global memory, swizzled (common/tile.cuh). k and v have one
 // place each: the next k is on its way while weights and sums are computed, the next v during the scores.
@@ -14,18 +14,20 @@
 //            BLOCK    16 * TEAMS
 //            QUERIES  a team owns, a multiple of 4
 //            TILE     keys a tile, a multiple of 16
-//            DROPOUT: bool
+//            GROUPED, SPLIT, DROPOUT: bool  see forward.cuh
 //            T        float, or f16 or bf16 which become f32 on the way to shared memory: q, k, v, o
-// Parts:     common/ptx.cuh, common/tile.cuh, common/philox.cuh, attention/common.cuh, attention/simt.cuh, then
-//            this
-// Arguments: q [B, NH, Tq, D], k and v [B, NKV, Tk, D], o [B, NH, Tq, D] out: through the strides of Params, which with
-//            all starts are multiples of 4 elements; lse [B, NH, Tq] f32 out, Params
-// Grid:      ceil(Tq / BAND) * B * NH blocks with BAND = TEAMS * QUERIES, heads fastest. The last queries come first:
-//            when causal they have the most to do.
+// Parts:     common/ptx.cuh, common/tile.cuh, common/philox.cuh, attention/common.cuh, attention/simt.cuh,
+//            attention/forward.cuh, then this
+// Arguments: q [B, NH, Tq, D], k and v [B, NKV, Tk, D], o|null [B, NH, Tq, D] out: through the strides of Params, which
+//            with all starts are multiples of 4 elements; lse [B, NH, Tq] f32 out, with SPLIT [chunks, ..];
+//            partial_o|null [chunks, B, NH, Tq, D] f32 out, instead of o with SPLIT; Params
+// Grid:      see forward.cuh; BAND = TEAMS * QUERIES
 // Shared:    dynamic, 4 (BAND + 2 TILE) D + 4 BAND WEIGHTS bytes, WEIGHTS = TILE rounded up to an odd multiple of 16
 // Registers: QUERIES * (D / 16 + TILE / 16) for sums and scores
 // Figures:   for four elements along D a thread reads QUERIES + TILE / 16 quads for 4 QUERIES TILE / 16 multiply-adds:
 //            10 and 64 at 8 queries and a tile of 32.
+// Bound by:  the multiply-adds, and memory where queries are few: GROUPED ones of up to BAND rows read the
+//            2 sizeof(T) D Tk bytes of their key head once.
 
 constexpr u32 BAND = TEAMS * QUERIES;
 constexpr u32 KEYS = TILE / LANES; // a thread scores
@@ -43,22 +45,19 @@ template <typename F> inline float team_reduce(float x, F combine) {
 
 extern "C" __global__ void __launch_bounds__(BLOCK, 1)
 forward(const T* __restrict__ q, const T* __restrict__ k, const T* __restrict__ v, T* __restrict__ o,
-        float* __restrict__ lse, const Params p) {
+        float* __restrict__ lse, float* __restrict__ partial_o, const Params p) {
     extern __shared__ __align__(128) unsigned char shared[];
     unsigned char* const tile_q = shared;
     unsigned char* const tile_k = tile_q + BAND * D * 4;
     unsigned char* const tile_v = tile_k + TILE * D * 4;
     float* const weights = reinterpret_cast<float*>(tile_v + TILE * D * 4);
 
-    const u32 bands = (p.Tq + BAND - 1) / BAND, heads = p.B * p.NH;
-    const u32 head = blockIdx.x % heads, b = head / p.NH, h = head % p.NH;
-    const u32 i0 = (bands - 1 - blockIdx.x / heads) * BAND;
-    const u32 kv_head = h / (p.NH / p.NKV);
+    const Task task = Task::of(BAND, p);
+    const Interval visited = task.visited;
     const u32 team = threadIdx.x / LANES, member = threadIdx.x % LANES, lane = threadIdx.x % WARP_SIZE;
 
-    const Interval visited = visit(keys_of(i0, p), keys_of(min(i0 + BAND, p.Tq) - 1, p));
-    const T* const from_k = k + p.k.start(b, kv_head);
-    const T* const from_v = v + p.v.start(b, kv_head);
+    const T* const from_k = k + p.k.start(task.b, task.kv_head);
+    const T* const from_v = v + p.v.start(task.b, task.kv_head);
     // A group each, empty beyond the last tile, so that counting them stays simple.
     auto fetch_k = [&](i32 j0) {
         if (j0 < visited.end) {
@@ -72,7 +71,7 @@ forward(const T* __restrict__ q, const T* __restrict__ k, const T* __restrict__ 
         }
         copy_commit();
     };
-    fetch<BAND>(tile_q, q + p.q.start(b, h) + (u64)i0 * p.q.position, p.q.position, (i32)(p.Tq - i0));
+    fetch_lines<BAND>(tile_q, [&](u32 row) { return q + task.place(row, p.q, p); }, (i32)(task.rows - task.row));
     fetch_k(visited.first); // in one group with q
     fetch_v(visited.first);
 
@@ -113,7 +112,7 @@ forward(const T* __restrict__ q, const T* __restrict__ k, const T* __restrict__ 
 
 #pragma unroll
         for (u32 r = 0; r < QUERIES; r++) {
-            const Interval keys = keys_of(i0 + r * TEAMS + team, p);
+            const Interval keys = task.keys(task.row + r * TEAMS + team, p);
             float largest = top[r];
 #pragma unroll
             for (u32 n = 0; n < KEYS; n++) {
@@ -149,8 +148,8 @@ forward(const T* __restrict__ q, const T* __restrict__ k, const T* __restrict__ 
             for (u32 n = 0; n < KEYS; n++) {
 #pragma unroll
                 for (u32 r = 0; r < QUERIES; r += 4) {
-                    const u32 i = i0 + (r + lane % 4) * TEAMS + team;
-                    const u32 mine = kept_keys((j0 + n * LANES + member) / 4, i, head, p);
+                    const u32 i = task.row + (r + lane % 4) * TEAMS + team;
+                    const u32 mine = kept_keys((j0 + n * LANES + member) / 4, i, task.head, p);
 #pragma unroll
                     for (u32 e = 0; e < 4; e++) {
                         if (!(__shfl_sync(FULL_WARP, mine, lane / 4 * 4 + e) >> lane % 4 & 1)) {
@@ -202,11 +201,10 @@ forward(const T* __restrict__ q, const T* __restrict__ k, const T* __restrict__ 
 
 #pragma unroll
     for (u32 r = 0; r < QUERIES; r++) {
-        const u32 i = i0 + r * TEAMS + team;
+        const u32 row = r * TEAMS + team;
         const float sum = team_reduce(total[r], [](float x, float y) { return x + y; });
         const float norm = sum > 0.0f ? p.keep_scale / sum : 0.0f;
-        if (i < p.Tq) {
-            T* to = o + p.o.start(b, h) + (u64)i * p.o.position;
+        if (task.row + row < task.rows) {
 #pragma unroll
             for (u32 c = 0; c < COLUMNS; c++) {
                 if (CHUNKS % LANES == 0 || c * LANES + member < CHUNKS) {
@@ -215,11 +213,16 @@ forward(const T* __restrict__ q, const T* __restrict__ k, const T* __restrict__ 
                     for (u32 e = 0; e < 4; e++) {
                         x[e] = sums[r][c][e] * norm;
                     }
-                    Vec<T, 4>::of_floats(x).store(to + (c * LANES + member) * 4);
+                    const u32 column = (c * LANES + member) * 4;
+                    if constexpr (SPLIT) {
+                        Vec<float, 4>::of_floats(x).store(partial_o + task.number(row, p) * D + column);
+                    } else {
+                        Vec<T, 4>::of_floats(x).store(o + task.place(row, p.o, p) + column);
+                    }
                 }
             }
             if (member == 0) {
-                lse[(u64)head * p.Tq + i] = sum > 0.0f ? (top[r] + log2f(sum)) * LN_2 : -INFINITE;
+                lse[task.number(row, p)] = sum > 0.0f ? (top[r] + log2f(sum)) * LN_2 : -INFINITE;
             }
         }
     }

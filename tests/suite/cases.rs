@@ -976,7 +976,7 @@ pub fn attention() -> Vec<Case> {
     let causal = AttentionOptions { causal: true, ..Default::default() };
     let window = |n| AttentionOptions { window: Some(n), ..causal };
     // B, NH, NKV, Tq, Tk, D
-    let sizes: [([usize; 6], AttentionOptions); 23] = [
+    let sizes: [([usize; 6], AttentionOptions); 31] = [
         ([1, 1, 1, 1, 1, 8], Default::default()),
         ([2, 2, 2, 5, 5, 8], Default::default()),
         ([2, 2, 2, 5, 5, 8], causal),
@@ -998,6 +998,15 @@ pub fn attention() -> Vec<Case> {
         ([1, 1, 1, 37, 37, 200], window(9)),
         ([1, 4, 2, 9, 40, 256], Default::default()),
         ([2, 1, 1, 35, 35, 256], AttentionOptions { dropout: 0.2, ..causal }),
+        // A few queries of many keys.
+        ([1, 2, 2, 1, 701, 64], causal),
+        ([1, 8, 2, 1, 530, 64], Default::default()),
+        ([2, 3, 1, 5, 611, 40], causal),
+        ([1, 4, 1, 16, 1100, 128], causal),
+        ([1, 6, 2, 4, 777, 72], window(333)),
+        ([1, 2, 1, 7, 301, 16], window(5)),
+        ([1, 1, 1, 9, 300, 256], Default::default()),
+        ([1, 6, 2, 4, 300, 136], AttentionOptions { scale: Some(-0.1), ..causal }),
         ([1, 2, 1, 0, 3, 8], Default::default()),
         ([1, 2, 1, 3, 0, 8], Default::default()),
     ];

@@ -39,13 +39,42 @@ fn check(cases: &[Case], dtypes: &[DType], devices: &[Device]) {
 
 cases::test_every_group!();
 
+/// A few queries of many keys: whatever the number of query heads, blocks enough for the device, and each key and value
+/// is read by one of them.
+#[cfg(feature = "cuda-sim")]
+#[test]
+fn text_generation_reads_keys_and_values_once() {
+    use tilewright::AttentionOptions;
+    use tilewright::device::cuda::sim::Architecture;
+    const MULTIPROCESSORS: u32 = 6;
+    let Some(device) = simulated(Architecture::Sm80, MULTIPROCESSORS) else { return };
+    let Device::Cuda(cuda) = &device else { unreachable!() };
+    for (dtype, heads, queries) in
+        [(DType::BF16, 2, 1), (DType::F16, 8, 2), (DType::BF16, 16, 7), (DType::F32, 8, 2)]
+    {
+        let random = |shape: &[usize]| place(&normal(1, shape), dtype, &device).unwrap();
+        let [q, k, v] =
+            [(heads, queries), (2, 3001), (2, 3001)].map(|(heads, len)| random(&[1, heads, len, 64]));
+        let causal = AttentionOptions { causal: true, ..Default::default() };
+        q.attention(&k, &v, &causal).unwrap();
+        let counters = cuda.simulator().unwrap().launches();
+        let forward = counters.iter().find(|counters| counters.kernel == "forward").unwrap();
+        assert!(counters.iter().any(|counters| counters.kernel == "combine"), "{dtype}, {heads} heads");
+        let blocks: u32 = forward.shape.grid.iter().product();
+        assert!(blocks > MULTIPROCESSORS, "{dtype}, {heads} heads: {blocks} blocks");
+        let fewest = ((q.elements() + 2 * k.elements()) * dtype.size()).div_ceil(32) as f64;
+        let ratio = forward.global_loads.moved as f64 / fewest;
+        assert!(ratio <= 1.05, "{dtype}, {heads} heads: {ratio:.3} of the fewest sectors");
+    }
+}
+
 /// Turing has no asynchronous copies, no bf16 on its tensor cores, smaller `mma` and less shared memory: what depends
 /// on that runs as on a T4.
 #[cfg(feature = "cuda-sim")]
 #[test]
 fn turing() {
     use tilewright::device::cuda::sim::Architecture;
-    let Some(device) = simulated(Architecture::Sm75) else { return };
+    let Some(device) = simulated(Architecture::Sm75, 2) else { return };
     for cases in [cases::matmul(), cases::linear(), cases::attention()] {
         check(&cases, &[DType::F16, DType::BF16], std::slice::from_ref(&device));
     }
@@ -57,11 +86,11 @@ fn turing() {
 #[test]
 fn tf32() {
     use tilewright::device::cuda::sim::Architecture;
-    if let Some(Device::Cuda(turing)) = simulated(Architecture::Sm75) {
+    if let Some(Device::Cuda(turing)) = simulated(Architecture::Sm75, 2) {
         let refusal = turing.set_allow_tf32(true).unwrap_err().to_string();
         assert!(refusal.contains("needs compute capability 8.0"), "{refusal}");
     }
-    let Some(device) = simulated(Architecture::Sm80) else { return };
+    let Some(device) = simulated(Architecture::Sm80, 2) else { return };
     let Device::Cuda(cuda) = &device else { unreachable!() };
     let tensor_instructions = || -> u64 {
         let launches = cuda.simulator().unwrap().launches();
@@ -108,9 +137,12 @@ fn tf32() {
 }
 
 #[cfg(feature = "cuda-sim")]
-fn simulated(architecture: tilewright::device::cuda::sim::Architecture) -> Option<Device> {
+fn simulated(
+    architecture: tilewright::device::cuda::sim::Architecture,
+    multiprocessors: u32,
+) -> Option<Device> {
     use tilewright::device::cuda::{CudaDevice, sim::Options};
     let options = Options { architecture, keep_counters: true, ..Options::default() };
     // What is missing here is missing to `cuda_devices` too, which says so.
-    CudaDevice::simulated(options, 2).map(Device::Cuda).ok()
+    CudaDevice::simulated(options, multiprocessors).map(Device::Cuda).ok()
 }

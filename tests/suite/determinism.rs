@@ -59,6 +59,11 @@ fn the_same_bits_run_after_run() {
             Box::new(|x| x[0].cross_entropy(&Tensor::zeros(300, DType::U32, &x[0].device())?)),
         ),
         ("attention", vec![&[2, 4, 130, 16], &[2, 2, 130, 16], &[2, 2, 130, 16]], attention(0.0)),
+        (
+            "attention of a few queries",
+            vec![&[2, 4, 3, 16], &[2, 2, 601, 16], &[2, 2, 601, 16]],
+            attention(0.0),
+        ),
         ("attention with dropout", vec![&[2, 4, 65, 16], &[2, 2, 65, 16], &[2, 2, 65, 16]], attention(0.3)),
         ("dropout", vec![&[300, 65]], Box::new(|x| seeded(&x[0].device(), 2, || x[0].dropout(0.5)))),
     ];

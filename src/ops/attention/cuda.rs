@@ -14,11 +14,14 @@ const PHILOX: &str = cuda_source!("common/philox.cuh");
 const COMMON: &str = cuda_source!("attention/common.cuh");
 const ROWS_MMA: &str = cuda_source!("attention/mma.cuh");
 const ROWS_SIMT: &str = cuda_source!("attention/simt.cuh");
+const FORWARD: &str = cuda_source!("attention/forward.cuh");
 const BACKWARD: &str = cuda_source!("attention/backward.cuh");
 
-const FORWARD_MMA: &[&str] = &[PTX, TILE, PHILOX, COMMON, ROWS_MMA, cuda_source!("attention/forward.cu")];
+const FORWARD_MMA: &[&str] =
+    &[PTX, TILE, PHILOX, COMMON, ROWS_MMA, FORWARD, cuda_source!("attention/forward.cu")];
 const FORWARD_SIMT: &[&str] =
-    &[PTX, TILE, PHILOX, COMMON, ROWS_SIMT, cuda_source!("attention/forward_simt.cu")];
+    &[PTX, TILE, PHILOX, COMMON, ROWS_SIMT, FORWARD, cuda_source!("attention/forward_simt.cu")];
+const COMBINE: &[&str] = &[PHILOX, COMMON, cuda_source!("attention/combine.cu")];
 const BACKWARD_STATS: &[&str] = &[PHILOX, COMMON, cuda_source!("attention/backward_stats.cu")];
 const BACKWARD_MMA: &[&str] =
     &[PTX, TILE, PHILOX, COMMON, ROWS_MMA, BACKWARD, cuda_source!("attention/backward.cu")];
@@ -34,41 +37,95 @@ fn tensor_cores(capability: (u32, u32), dtype: DType) -> bool {
     }
 }
 
-/// How the forward is cut, see kernels/attention/forward.cu and forward_simt.cu.
+/// How the forward is cut, see kernels/attention/forward.cuh, forward.cu and forward_simt.cu.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Plan {
+struct Plan {
+    /// The heads that read a key head share blocks.
+    grouped: bool,
+    block: Block,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Block {
     Mma { warps: usize, rows: usize, tile: usize, keep_q: bool },
     Simt { teams: usize, queries: usize, tile: usize },
 }
 
 impl Plan {
     /// `shared` is what a block may have.
-    fn of(
-        capability: (u32, u32),
-        shared: usize,
-        dtype: DType,
-        d: usize,
-        q_len: usize,
-        dropout: bool,
-    ) -> Plan {
-        if !tensor_cores(capability, dtype) {
-            let (teams, queries, tile) = match d {
-                ..=64 => (8, 8, 32),
-                65..=128 => (8, 4, 32),
-                _ if shared > 64 << 10 => (8, 4, 16),
-                _ => (4, 4, 16),
-            };
-            return Plan::Simt { teams, queries, tile };
+    fn of(capability: (u32, u32), shared: usize, dtype: DType, sizes: &Sizes, dropout: bool) -> Plan {
+        // A few queries, as when text is generated.
+        let few = sizes.q_len <= 16;
+        let grouped = few && !dropout;
+        let rows = sizes.q_len * if grouped { sizes.heads / sizes.kv_heads } else { 1 };
+        let block = match tensor_cores(capability, dtype) {
+            true if few => Block::mma_of_few(sizes.head_dim, rows),
+            true => Block::mma(capability, shared, sizes.head_dim, dropout),
+            false => Block::simt(shared, sizes.head_dim, rows),
+        };
+        Plan { grouped, block }
+    }
+
+    /// Blocks that visit one chunk of keys, over all heads.
+    fn blocks(&self, sizes: &Sizes) -> usize {
+        let Sizes { batch, heads, kv_heads, q_len, .. } = *sizes;
+        let (heads, rows) = if self.grouped { (kv_heads, heads / kv_heads * q_len) } else { (heads, q_len) };
+        rows.div_ceil(self.block.band()) * batch * heads
+    }
+
+    /// Into how many chunks keys are cut so that a few queries give work to all multiprocessors, and the keys of a
+    /// chunk, whole tiles. `shared` is what a block may have, which is about what a multiprocessor has.
+    fn chunks(&self, sizes: &Sizes, window: Option<usize>, shared: usize, multiprocessors: usize) -> (usize, usize) {
+        // What the queries of a block see.
+        let seen = window.map_or(sizes.k_len, |w| w.saturating_add(sizes.q_len + 2).min(sizes.k_len));
+        if !self.grouped || seen == 0 {
+            return (1, seen);
         }
-        // A few queries, as when text is generated: more than one warp would have none.
-        if q_len <= 16 {
-            let tile = match d {
-                ..=64 => 64,
-                65..=192 => 32,
-                _ => 16,
-            };
-            return Plan::Mma { warps: 1, rows: 1, tile, keep_q: d <= 128 };
+        let tile = self.block.tile();
+        // Partial results are written and read again: no more than a quarter of the chunk's keys and values. And what
+        // chunks of a few tiles save, the second kernel costs.
+        let rows = self.block.band().min(sizes.q_len * (sizes.heads / sizes.kv_heads));
+        let most = seen / (8 * rows).max(4 * tile);
+        // Several blocks a multiprocessor, because one waits for memory most of the time.
+        let resident = (shared / self.block.shared(sizes.head_dim)).clamp(1, 4);
+        let wanted = multiprocessors * resident / self.blocks(sizes).max(1);
+        let chunk = seen.div_ceil(wanted.min(most).max(1)).next_multiple_of(tile);
+        (seen.div_ceil(chunk), chunk)
+    }
+
+    fn kernel(&self, head_dim: usize, split: bool, dropout: bool, dtype: DType) -> Kernel {
+        self.block
+            .kernel()
+            .with("D", head_dim as u32)
+            .with("GROUPED", self.grouped)
+            .with("SPLIT", split)
+            .with("DROPOUT", dropout)
+            .with("T", dtype)
+    }
+
+    fn grid(&self, sizes: &Sizes, chunks: usize) -> Grid {
+        let (threads, shared) = (self.block.threads(), self.block.shared(sizes.head_dim));
+        Grid {
+            blocks: [self.blocks(sizes) as u32, chunks as u32, 1],
+            threads: threads as u32,
+            shared: shared as u32,
         }
+    }
+}
+
+impl Block {
+    /// No more warps than have rows.
+    fn mma_of_few(d: usize, rows: usize) -> Block {
+        let warps = rows.div_ceil(16).next_power_of_two().min(4);
+        let tile = match d {
+            ..=64 => 64,
+            65..=192 => 32,
+            _ => 16,
+        };
+        Block::Mma { warps, rows: 1, tile, keep_q: d <= 128 }
+    }
+
+    fn mma(capability: (u32, u32), shared: usize, d: usize, dropout: bool) -> Block {
         let (warps, rows, tile, keep_q) = match d {
             // The bits of dropout take the registers of the second row.
             97..=128 if dropout && capability >= (12, 0) => (4, 1, 32, true),
@@ -78,57 +135,101 @@ impl Plan {
             97..=128 if capability >= (12, 0) => (4, 1, 64, true),
             65..=128 => (4, 2, 32, false),
             _ if shared >= 128 << 10 => (8, 1, 32, false),
+            // The bits of dropout are too many there.
+            193.. if capability >= (12, 0) => (4, 1, 16, false),
             _ if shared > 64 << 10 => (4, 1, 32, false),
             _ => (4, 1, 16, false),
         };
-        Plan::Mma { warps, rows, tile, keep_q }
+        Block::Mma { warps, rows, tile, keep_q }
+    }
+
+    fn simt(shared: usize, d: usize, rows: usize) -> Block {
+        let (teams, queries, tile) = match d {
+            ..=64 => (8, 8, 32),
+            65..=128 => (8, 4, 32),
+            _ if shared > 64 << 10 => (8, 4, 16),
+            _ => (4, 4, 16),
+        };
+        match rows {
+            ..=8 => Block::Simt { teams: 2, queries: 4, tile },
+            9..=16 => Block::Simt { teams: 4, queries: 4, tile },
+            _ => Block::Simt { teams, queries, tile },
+        }
     }
 
     /// Elements of which rows must start at multiples.
     fn line(&self) -> usize {
-        if matches!(self, Plan::Mma { .. }) { 8 } else { 4 }
+        if matches!(self, Block::Mma { .. }) { 8 } else { 4 }
     }
 
     /// Queries of a block.
     fn band(&self) -> usize {
         match *self {
-            Plan::Mma { warps, rows, .. } => 16 * rows * warps,
-            Plan::Simt { teams, queries, .. } => teams * queries,
+            Block::Mma { warps, rows, .. } => 16 * rows * warps,
+            Block::Simt { teams, queries, .. } => teams * queries,
         }
     }
 
-    fn kernel(&self, head_dim: usize) -> Kernel {
+    /// Keys that are in shared memory at a time.
+    fn tile(&self) -> usize {
         match *self {
-            Plan::Mma { warps, rows, tile, keep_q } => Kernel::builtin("attention", FORWARD_MMA, "forward")
+            Block::Mma { tile, .. } | Block::Simt { tile, .. } => tile,
+        }
+    }
+
+    fn threads(&self) -> usize {
+        match *self {
+            Block::Mma { warps, .. } => 32 * warps,
+            Block::Simt { teams, .. } => 16 * teams,
+        }
+    }
+
+    /// Bytes of shared memory.
+    fn shared(&self, d: usize) -> usize {
+        let band = self.band();
+        match *self {
+            Block::Mma { tile, keep_q, .. } => {
+                let padded = d.next_multiple_of(16);
+                8 * tile * padded + if keep_q { 0 } else { 2 * band * padded }
+            }
+            Block::Simt { tile, .. } => {
+                let weights = if tile % 32 == 16 { tile } else { tile + 16 };
+                4 * (band + 2 * tile) * d + 4 * band * weights
+            }
+        }
+    }
+
+    fn kernel(&self) -> Kernel {
+        match *self {
+            Block::Mma { warps, rows, tile, keep_q } => Kernel::builtin("attention", FORWARD_MMA, "forward")
                 .with("WARPS", warps as u32)
                 .with("BLOCK", 32 * warps as u32)
                 .with("ROWS", rows as u32)
                 .with("TILE", tile as u32)
                 .with("KEEP_Q", keep_q),
-            Plan::Simt { teams, queries, tile } => Kernel::builtin("attention", FORWARD_SIMT, "forward")
+            Block::Simt { teams, queries, tile } => Kernel::builtin("attention", FORWARD_SIMT, "forward")
                 .with("TEAMS", teams as u32)
                 .with("BLOCK", 16 * teams as u32)
                 .with("QUERIES", queries as u32)
                 .with("TILE", tile as u32),
         }
-        .with("D", head_dim as u32)
     }
+}
 
-    fn grid(&self, sizes: &Sizes) -> Grid {
-        let (d, band) = (sizes.head_dim, self.band());
-        let (threads, shared) = match *self {
-            Plan::Mma { warps, tile, keep_q, .. } => {
-                let padded = d.next_multiple_of(16);
-                (32 * warps, 8 * tile * padded + if keep_q { 0 } else { 2 * band * padded })
-            }
-            Plan::Simt { teams, tile, .. } => {
-                let weights = if tile % 32 == 16 { tile } else { tile + 16 };
-                (16 * teams, 4 * (band + 2 * tile) * d + 4 * band * weights)
-            }
-        };
-        let blocks = sizes.q_len.div_ceil(band) * sizes.batch * sizes.heads;
-        Grid { blocks: [blocks as u32, 1, 1], threads: threads as u32, shared: shared as u32 }
-    }
+/// Warps of a block of the kernel that makes one softmax of the chunks'.
+const COMBINE_WARPS: u32 = 4;
+
+fn combine_kernel(head_dim: usize, dtype: DType) -> Kernel {
+    Kernel::builtin("attention_combine", COMBINE, "combine")
+        .with("D", head_dim as u32)
+        .with("WARPS", COMBINE_WARPS)
+        .with("BLOCK", 32 * COMBINE_WARPS)
+        .with("T", dtype)
+}
+
+/// A block a query; `queries` counts those of all heads.
+fn combine_grid(queries: usize) -> Grid {
+    Grid { blocks: [queries as u32, 1, 1], threads: 32 * COMBINE_WARPS, shared: 0 }
 }
 
 pub(super) fn forward(device: &CudaDevice, spec: &Spec, x: &[Tensor]) -> Result<Vec<Tensor>> {
@@ -138,22 +239,47 @@ pub(super) fn forward(device: &CudaDevice, spec: &Spec, x: &[Tensor]) -> Result<
     let (o, o_buffer) = output("attention", device, &Shape::from(x[0].elements()), dtype)?;
     let (lse, lse_buffer) = output("attention", device, &Shape::from((batch, heads, q_len)), DType::F32)?;
 
-    let (capability, shared) = (device.compute_capability(), device.shared_per_block() as usize);
-    let plan = Plan::of(capability, shared, dtype, head_dim, q_len, spec.dropout.is_some());
-    let place = |x: &Tensor| in_lines(x, plan.line(), 1);
+    let (shared, dropout) = (device.shared_per_block() as usize, spec.dropout.is_some());
+    let plan = Plan::of(device.compute_capability(), shared, dtype, &sizes, dropout);
+    let (chunks, chunk) = plan.chunks(&sizes, spec.window, shared, device.multiprocessors() as usize);
+    let place = |x: &Tensor| in_lines(x, plan.block.line(), 1);
     let ((q, q_at), (k, k_at), (v, v_at)) = (place(&x[0])?, place(&x[1])?, place(&x[2])?);
+    let params = Params { q: q_at, k: k_at, v: v_at, ..Params::new(&sizes, spec, 1) };
+    let params = Params { chunk: chunk as u32, chunks: chunks as u32, ..params };
+
+    let queries = batch * heads * q_len;
+    let of_chunks = |width| device.alloc("attention", chunks * queries * width * 4);
+    let partials = if chunks > 1 { Some((of_chunks(head_dim)?, of_chunks(1)?)) } else { None };
+    let (o_to, lse_to, partial_o) = match &partials {
+        None => (Some(&o_buffer), &lse_buffer, None),
+        Some((partial_o, partial_lse)) => (None, partial_lse, Some(partial_o)),
+    };
     device.launch(
-        &plan.kernel(head_dim).with("DROPOUT", spec.dropout.is_some()).with("T", dtype),
+        &plan.kernel(head_dim, partials.is_some(), dropout, dtype),
         &[
             Binding::Read(&q.cuda_storage()?),
             Binding::Read(&k.cuda_storage()?),
             Binding::Read(&v.cuda_storage()?),
-            Binding::Write(&o_buffer),
-            Binding::Write(&lse_buffer),
+            Binding::write(o_to),
+            Binding::Write(lse_to),
+            Binding::write(partial_o),
         ],
-        &Params { q: q_at, k: k_at, v: v_at, ..Params::new(&sizes, spec, 1) },
-        plan.grid(&sizes),
+        &params,
+        plan.grid(&sizes, chunks),
     )?;
+    if let Some((partial_o, partial_lse)) = &partials {
+        device.launch(
+            &combine_kernel(head_dim, dtype),
+            &[
+                Binding::Read(partial_o),
+                Binding::Read(partial_lse),
+                Binding::Write(&o_buffer),
+                Binding::Write(&lse_buffer),
+            ],
+            &params,
+            combine_grid(queries),
+        )?;
+    }
     Ok(vec![sizes.heads_inside(o, heads, q_len)?, lse])
 }
 
@@ -369,17 +495,25 @@ pub(crate) fn launched(architecture: Architecture) -> Vec<Launched> {
                 if (dropout || dtype == DType::BF16) && ![64, 128, 256].contains(&head_dim) {
                     continue;
                 }
-                let mut plans = [16, 1024].map(|q_len| Plan::of(capability, shared, dtype, head_dim, q_len, dropout)).to_vec();
-                plans.dedup();
-                for (plan, q_len) in plans.into_iter().rev().zip([1024, 16]) {
-                    let sizes = Sizes { batch: 1, heads: 1, kv_heads: 1, q_len, k_len: q_len, head_dim };
-                    all.push(Launched {
-                        kernel: plan.kernel(head_dim).with("DROPOUT", dropout).with("T", dtype),
-                        grid: plan.grid(&sizes),
-                        tensor_cores: matches!(plan, Plan::Mma { .. }),
-                        wide: dtype == DType::F32 || matches!(plan, Plan::Mma { .. }),
-                        local: false,
-                    });
+                let mut plans = Vec::new();
+                let few: &[(usize, usize)] = if head_dim % 64 == 0 { &[(1, 1), (1, 16), (4, 16)] } else { &[] };
+                for &(heads, q_len) in [(1, 1024)].iter().chain(few) {
+                    let sizes = Sizes { batch: 1, heads, kv_heads: 1, q_len, k_len: 1024, head_dim };
+                    let plan = Plan::of(capability, shared, dtype, &sizes, dropout);
+                    if plans.contains(&plan) {
+                        continue;
+                    }
+                    plans.push(plan);
+                    let tensor_cores = matches!(plan.block, Block::Mma { .. });
+                    for split in [false, true].into_iter().filter(|&split| plan.grouped || !split) {
+                        all.push(Launched {
+                            kernel: plan.kernel(head_dim, split, dropout, dtype),
+                            grid: plan.grid(&sizes, 1),
+                            tensor_cores,
+                            wide: dtype == DType::F32 || tensor_cores,
+                            local: false,
+                        });
+                    }
                 }
                 for &gives in Gives::all(head_dim) {
                     let plan = BackwardPlan::of(capability, shared, dtype, head_dim, gives, dropout);
@@ -396,6 +530,7 @@ pub(crate) fn launched(architecture: Architecture) -> Vec<Launched> {
                 }
             }
             all.push(Launched::plain(stats_kernel(head_dim, dtype), STATS_BLOCK as u32, true));
+            all.push(Launched::plain(combine_kernel(head_dim, dtype), 32 * COMBINE_WARPS, true));
         }
     }
     all

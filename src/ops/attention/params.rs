@@ -31,9 +31,11 @@ pub struct Params {
     pub offset: u32,
     pub threshold: u32,
     pub keep_scale: f32,
-    /// Where the heads are counted from for dropout, in a part of a larger batch.
+    /// Where the heads are counted from for dropout, in a part of a larger batch: wgpu's windows.
     pub first_head: u32,
-    pub pad: [u32; 2],
+    /// Keys that a block of CUDA's forward visits, if they are cut, and how many such chunks there are.
+    pub chunk: u32,
+    pub chunks: u32,
 }
 
 impl Params {
@@ -71,7 +73,8 @@ impl Params {
             threshold,
             keep_scale: keep_scale as f32,
             first_head: 0,
-            pad: [0; 2],
+            chunk: 0,
+            chunks: 1,
         }
     }
 }
