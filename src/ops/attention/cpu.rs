@@ -7,6 +7,8 @@
 //! The matrix products of the tiles are the gemm crate's, which is near the processor's limit at
 //! these sizes already.
 
+use std::ops::Range;
+
 use super::{Sizes, Spec};
 use crate::device::cpu::real::{Matrix, Real, dot, gemm, parallel, simd};
 use crate::ops::dropout::Drop as Dropout;
@@ -119,16 +121,16 @@ impl Mask {
         (low.min(high), high)
     }
 
-    /// The tiles of keys that any of the queries sees. Both ends of [`Mask::keys`] grow with the query.
-    fn tiles(&self, q: &std::ops::Range<usize>) -> impl Iterator<Item = std::ops::Range<usize>> + use<> {
-        let (low, high) = (self.keys(q.start).0, self.keys(q.end - 1).1);
+    /// The tiles of those of the keys that any of the queries sees. Both ends of [`Mask::keys`] grow with the query.
+    fn tiles(&self, q: &Range<usize>, keys: &Range<usize>) -> impl Iterator<Item = Range<usize>> + use<> {
+        let (low, high) = (self.keys(q.start).0, self.keys(q.end - 1).1.min(keys.end));
         // From a multiple of 4, where a block of random bits starts.
-        let low = low - low % 4;
+        let low = (low - low % 4).max(keys.start);
         (low..high).step_by(BLOCK_K).map(move |start| start..high.min(start + BLOCK_K))
     }
 
     /// Writes -inf where a tile of scores `[keys, queries]` is masked.
-    fn apply<R: Real>(&self, scores: &mut [R], q: &std::ops::Range<usize>, k: &std::ops::Range<usize>) {
+    fn apply<R: Real>(&self, scores: &mut [R], q: &Range<usize>, k: &Range<usize>) {
         let all = q.clone().all(|i| {
             let (low, high) = self.keys(i);
             low <= k.start && k.end <= high
@@ -225,7 +227,7 @@ pub fn forward<R: Real>(
         let mut factors = vec![R::ZERO; if drop.is_some() { n * BLOCK_K } else { 0 }];
         let mut out = vec![R::ZERO; n * head_dim];
         let mut softmax = Softmax::new(n);
-        for keys in mask.tiles(&queries) {
+        for keys in mask.tiles(&queries, &(0..k_len)) {
             let scores = &mut scores[..n * keys.len()];
             gemm(
                 (keys.len(), n, head_dim),
@@ -280,7 +282,17 @@ pub struct Backward<'a, R> {
     pub dv: ViewMut<'a, R>,
 }
 
-/// The gradients of q, k and v. The heads that share a key head are one task, in a fixed order.
+/// The keys of a task of the backward, a multiple of [`BLOCK_K`]. Where there are few heads their keys are cut into
+/// shares: no more than 4, because each leaves a dq of its own to be added up. By sizes alone, so that sums are the same
+/// on any machine.
+fn share(sizes: &Sizes) -> usize {
+    const TASKS: usize = 32;
+    let heads = (sizes.batch * sizes.kv_heads).max(1);
+    let shares = (TASKS / heads).clamp(1, 4);
+    sizes.k_len.div_ceil(shares).next_multiple_of(BLOCK_K).max(BLOCK_K)
+}
+
+/// The gradients of q, k and v. The heads that read a share of the keys of a key head are one task, in a fixed order.
 pub fn backward<R: Real>(sizes: &Sizes, options: &Spec, args: Backward<'_, R>) {
     let &Sizes { batch, heads, kv_heads, q_len, k_len, head_dim } = sizes;
     let Backward { q, k, v, o, lse, grad, dq, dk, dv } = args;
@@ -288,14 +300,27 @@ pub fn backward<R: Real>(sizes: &Sizes, options: &Spec, args: Backward<'_, R>) {
     let dk = Output::new(dk, [batch, kv_heads, k_len], head_dim);
     let dv = Output::new(dv, [batch, kv_heads, k_len], head_dim);
     let group = heads / kv_heads.max(1);
-    parallel(batch * heads * q_len * k_len, 0..batch * kv_heads, |task| {
-        let (b, kv_head) = (task / kv_heads, task % kv_heads);
-        let (mut dk_head, mut dv_head) = (vec![R::ZERO; k_len * head_dim], vec![R::ZERO; k_len * head_dim]);
-        let mut dq_head = vec![R::ZERO; q_len * head_dim];
+    let share = share(sizes);
+    let shares = k_len.div_ceil(share).max(1);
+    let work = batch * heads * q_len * k_len;
+    // The shares' dq, unless there is one.
+    let head_len = q_len * head_dim;
+    let mut partial = vec![R::ZERO; if shares > 1 { shares * batch * heads * head_len } else { 0 }];
+    let partial_dq = (shares > 1).then(|| {
+        let strides = [heads * head_len, head_len, head_dim];
+        Output::new(ViewMut { data: &mut partial, strides }, [shares * batch, heads, q_len], head_dim)
+    });
+    parallel(work, 0..batch * kv_heads * shares, |task| {
+        let (b, kv_head, nth) = (task / shares / kv_heads, task / shares % kv_heads, task % shares);
+        let keys = nth * share..k_len.min((nth + 1) * share);
+        let size = keys.len() * head_dim;
+        let (mut dk_head, mut dv_head) = (vec![R::ZERO; size], vec![R::ZERO; size]);
+        let mut dq_head = vec![R::ZERO; head_len];
         for h in kv_head * group..(kv_head + 1) * group {
             dq_head.fill(R::ZERO);
             let head = Head {
                 mask: options.mask(sizes),
+                keys: keys.clone(),
                 scale: R::from_f64(options.scale),
                 drop: options.dropout.as_ref().map(|dropout| HeadDrop::new(dropout, b * heads + h)),
                 head_dim,
@@ -307,20 +332,34 @@ pub fn backward<R: Real>(sizes: &Sizes, options: &Spec, args: Backward<'_, R>) {
                 lse: &lse[(b * heads + h) * q_len..][..q_len],
             };
             head.backward(&mut dq_head, &mut dk_head, &mut dv_head);
-            // SAFETY: every query head is in one task.
-            unsafe { dq.write(b, h, 0, &dq_head) };
+            // SAFETY: every query head is in one task of each share.
+            unsafe { partial_dq.as_ref().unwrap_or(&dq).write(nth * batch + b, h, 0, &dq_head) };
         }
-        // SAFETY: every key head is one task.
+        // SAFETY: every share of a key head is one task.
         unsafe {
-            dk.write(b, kv_head, 0, &dk_head);
-            dv.write(b, kv_head, 0, &dv_head);
+            dk.write(b, kv_head, keys.start, &dk_head);
+            dv.write(b, kv_head, keys.start, &dv_head);
         }
     });
+    if shares > 1 {
+        let bands = q_len.div_ceil(BLOCK_Q);
+        parallel(partial.len(), 0..batch * heads * bands, |task| {
+            let (head, first) = (task / bands, task % bands * BLOCK_Q);
+            let of = first * head_dim..q_len.min(first + BLOCK_Q) * head_dim;
+            let mut sums = partial[head * head_len..][of.clone()].to_vec();
+            for nth in 1..shares {
+                add(&mut sums, &partial[(nth * batch * heads + head) * head_len..][of.clone()]);
+            }
+            // SAFETY: every query of every head is in one task.
+            unsafe { dq.write(head / heads, head % heads, first, &sums) };
+        });
+    }
 }
 
-/// One query head with its key head.
+/// One query head with a share of the keys of its key head.
 struct Head<'a, R> {
     mask: Mask,
+    keys: Range<usize>,
     scale: R,
     drop: Option<HeadDrop>,
     head_dim: usize,
@@ -335,7 +374,8 @@ struct Head<'a, R> {
 impl<R: Real> Head<'_, R> {
     /// With P the probabilities, Z what dropout multiplies them with and dO the gradient:
     /// dV = (P Z)^T dO, dP = (dO V^T) Z, dS = P (dP - rowsum(dP P)), dQ = scale dS K and
-    /// dK = scale dS^T Q. The sum over a row of dP P is that of dO O, which needs no tile.
+    /// dK = scale dS^T Q; of dK and dV, the rows of its keys. The sum over a row of dP P is that of dO O,
+    /// which needs no tile.
     fn backward(&self, dq: &mut [R], dk: &mut [R], dv: &mut [R]) {
         let Mask { q_len, k_len, .. } = self.mask;
         let d = self.head_dim;
@@ -351,7 +391,7 @@ impl<R: Real> Head<'_, R> {
             let queries = block..q_len.min(block + BLOCK_Q);
             let n = queries.len();
             let (q, grad) = (self.q.from(queries.start), self.grad.from(queries.start));
-            for keys in self.mask.tiles(&queries) {
+            for keys in self.mask.tiles(&queries, &self.keys) {
                 let (k, v) = (self.k.from(keys.start), self.v.from(keys.start));
                 let size = (keys.len(), n, d);
                 let p = &mut probabilities[..n * keys.len()];
@@ -369,7 +409,7 @@ impl<R: Real> Head<'_, R> {
                 } else {
                     backward_tile(p, ds, lse, along);
                 }
-                let of_keys = keys.start * d..keys.end * d;
+                let of_keys = (keys.start - self.keys.start) * d..(keys.end - self.keys.start) * d;
                 let size = (keys.len(), d, n);
                 let row_major = |data| Matrix { data, row_stride: n, col_stride: 1 };
                 gemm(size, R::ONE, row_major(p), grad, R::ONE, &mut dv[of_keys.clone()], (d, 1), false);
@@ -461,6 +501,14 @@ simd! {
             if by != R::ONE {
                 row.iter_mut().for_each(|x| *x *= by);
             }
+        }
+    }
+}
+
+simd! {
+    fn add[R: Real](x: &mut [R], by: &[R]) {
+        for (x, &by) in x.iter_mut().zip(by) {
+            *x += by;
         }
     }
 }
@@ -597,6 +645,7 @@ mod tests {
             sizes(2, 2, 1, 67, 13, 8),
             sizes(1, 1, 1, 2 * BLOCK_K + 1, 2 * BLOCK_K + 1, 24),
             sizes(1, 6, 2, 1, 101, 128),
+            sizes(1, 4, 2, 3, 3 * BLOCK_K + 125, 8),
         ];
         let mut cases = vec![];
         for sizes in shapes {
@@ -700,12 +749,15 @@ mod tests {
     #[test]
     fn the_number_of_threads_changes_no_bit() {
         let options = Spec { scale: 0.2, causal: true, window: None, dropout: None };
-        let case = Case::<f32>::new(sizes(2, 4, 2, 130, 130, 16), options);
-        let run = |threads: usize| {
-            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-            pool.install(|| (case.forward(), case.backward()))
-        };
-        assert!(run(1) == run(3));
+        // The keys of the second are cut.
+        for len in [130, 4 * BLOCK_K + 5] {
+            let case = Case::<f32>::new(sizes(2, 4, 2, len, len, 16), options);
+            let run = |threads: usize| {
+                let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+                pool.install(|| (case.forward(), case.backward()))
+            };
+            assert!(run(1) == run(3));
+        }
     }
 
     #[test]
