@@ -59,7 +59,7 @@ impl Plan {
         let grouped = few && !dropout;
         let rows = sizes.q_len * if grouped { sizes.heads / sizes.kv_heads } else { 1 };
         let block = match tensor_cores(capability, dtype) {
-            true if few => Block::mma_of_few(sizes.head_dim, rows),
+            true if few => Block::mma_of_few(shared, sizes.head_dim, rows),
             true => Block::mma(capability, shared, sizes.head_dim, dropout),
             false => Block::simt(shared, sizes.head_dim, rows),
         };
@@ -115,14 +115,14 @@ impl Plan {
 
 impl Block {
     /// No more warps than have rows.
-    fn mma_of_few(d: usize, rows: usize) -> Block {
+    fn mma_of_few(shared: usize, d: usize, rows: usize) -> Block {
         let warps = rows.div_ceil(16).next_power_of_two().min(4);
-        let tile = match d {
-            ..=64 => 64,
-            65..=192 => 32,
-            _ => 16,
-        };
-        Block::Mma { warps, rows: 1, tile, keep_q: d <= 128 }
+        let block = |tile| Block::Mma { warps, rows: 1, tile, keep_q: d <= 128 };
+        match d {
+            ..=64 => block(64),
+            65..=192 if block(32).shared(d) <= shared => block(32),
+            _ => block(16),
+        }
     }
 
     fn mma(capability: (u32, u32), shared: usize, d: usize, dropout: bool) -> Block {
