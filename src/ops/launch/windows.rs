@@ -3,7 +3,8 @@
 //! A binding shows at most [`WgpuDevice::max_binding_bytes`] of a buffer, 128 MiB on the weakest devices; GPT-2's token
 //! embedding has 147. So a launch is written for any part of its tensors, and runs on all of them at once if bindings
 //! can show them, or else once for each of the pieces made here: views of some neighbouring indices of the dimensions that
-//! the tensors have in common, in ascending order. [`Tensor::wgpu`] and [`Tensor::wgpu_window`] then bind a window that shows the piece.
+//! the tensors have in common, in ascending order. [`Tensor::wgpu`] and [`Tensor::wgpu_window`] then bind a window that
+//! shows the piece.
 //!
 //! [`WgpuDevice::max_binding_bytes`]: crate::device::wgpu::WgpuDevice::max_binding_bytes
 
