@@ -46,7 +46,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Prepare(prepare::PrepareArgs),
-    /// Learn a vocabulary
+    /// Make a tokenizer
     #[command(subcommand)]
     Tokenizer(tokenizer::TokenizerCommand),
     /// Train a model (what happens without a subcommand)
@@ -173,6 +173,18 @@ pub mod tests {
     #[test]
     fn the_command_line_is_well_formed() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn help_of_preparing_stands_alone() {
+        let help = |line: &str| Cli::try_parse_from(line.split(' ')).unwrap_err().to_string();
+        for (command, words) in [
+            ("gpt prepare --help", ["Examples:", "--resume", "--near-duplicates", "llm.c's format"]),
+            ("gpt tokenizer train --help", ["Example:", "--vocab-size", "--text-field", "<|endoftext|>"]),
+        ] {
+            let help = help(command);
+            assert!(words.iter().all(|word| help.contains(word)), "{help}");
+        }
     }
 
     #[test]

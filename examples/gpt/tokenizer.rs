@@ -252,16 +252,17 @@ impl<'a> Decoder<'a> {
 
 #[derive(Debug, clap::Subcommand)]
 pub enum TokenizerCommand {
-    /// Learn byte pairs from text and write them as a Hugging Face tokenizer.json
     Train(TrainArgs),
 }
 
-/// Learns a vocabulary of byte pairs (BPE over bytes, as GPT-2's) from text and writes it as a tokenizer.json that this
-/// program and Hugging Face's libraries read. Its first id is <|endoftext|>, which stands between documents; the next 256
-/// are the bytes, so no text is without ids. The memory it takes grows with the number of different words; --sample-mb
-/// bounds the text that it looks at.
+/// Learn byte pairs from text and write them as a Hugging Face tokenizer.json
 ///
-/// Example: gpt tokenizer train stories.jsonl.gz --vocab-size 8192 --out tokenizer.json
+/// The vocabulary is GPT-2's kind (BPE over bytes), so that no text is without ids, and is read by this program and by
+/// Hugging Face's libraries. Its first id is <|endoftext|>, which stands between documents; the next 256 are the bytes.
+/// The memory it takes grows with the number of different words; --sample-mb bounds the text that it looks at.
+///
+/// Example:
+///   gpt tokenizer train stories.jsonl.gz --vocab-size 8192 --out tokenizer.json
 #[derive(Debug, clap::Args)]
 #[command(args_override_self = true, verbatim_doc_comment)]
 pub struct TrainArgs {

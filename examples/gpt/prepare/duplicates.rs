@@ -28,8 +28,8 @@ pub struct DuplicateArgs {
     /// --near-duplicates: values of a band
     #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=64))]
     pub band_size: u32,
-    /// Megabytes to remember documents in: at 16 bands 49 bytes for each, so 10 million by default, beyond which all are
-    /// forgotten and counted as such in the report
+    /// Megabytes to remember documents in. One takes 49 bytes at 16 bands, so 10 million have room by default; then all are
+    /// forgotten, which the report counts
     #[arg(long, value_name = "MB", default_value_t = 512, value_parser = clap::value_parser!(u64).range(1..=1 << 20))]
     pub memory_mb: u64,
 }

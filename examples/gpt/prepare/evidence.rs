@@ -66,7 +66,7 @@ impl Planter {
                 self.sentence().trim()
             ),
             2 => format!(
-                "{own} It was version {b}.4.{a}.1.2 of 2024-03-{b} at 10:20:{b}, on 127.0.0.1, see std::fmt::Error."
+                "{own} It was version {b}.4.{a}.1.2 (section 9.7.14.5) of 2024-03-{b} at 10:20:{b}, on 127.0.0.1, see std::fmt::Error."
             ),
             3 => format!(
                 "{own} Order 7{a}{a}{a}, part 555-{a}, about 0.{a}{a}{a}{a} and 1{a} - 2{a} of the @{b}th."

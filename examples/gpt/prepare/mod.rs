@@ -35,7 +35,7 @@ use crate::report::note;
 use crate::shards::{ShardWriter, WriterPosition};
 use crate::tokenizer::{self, Characters, Tokenizer};
 
-/// Turns text into shards of tokens, which `gpt train --data DIR` maps into memory.
+/// Turn text into shards of tokens, which train maps into memory
 ///
 /// DIR then holds train_000000.bin, val_000000.bin and so on (llm.c's format), tokenizer.json, and report.json, which
 /// counts what each stage of curation kept and dropped, and why. The stages, in this order and each optional: --unicode
