@@ -15,6 +15,8 @@ use crate::error::AppError;
 const MAGIC: i32 = 20240520;
 const VERSION: i32 = 1;
 const HEADER_BYTES: usize = 256 * 4;
+/// The end of an incomplete shard's name.
+const PART: &str = ".part";
 
 fn header(tokens: usize) -> [u8; HEADER_BYTES] {
     let mut bytes = [0; HEADER_BYTES];
@@ -139,7 +141,7 @@ pub struct WriterPosition {
     pub tokens: usize,
 }
 
-/// Writes a split's tokens as `SPLIT_000000.bin` and so on, of `limit` tokens each but for the last. A shard has `.part`
+/// Writes a split's tokens as `SPLIT_000000.bin` and so on, of `limit` tokens each but for the last. A shard has [`PART`]
 /// behind its name until it is complete.
 pub struct ShardWriter {
     directory: PathBuf,
@@ -158,21 +160,19 @@ impl ShardWriter {
 
     /// Goes on from `position`: whatever was written after it is taken back.
     pub fn resume(mut self, position: WriterPosition) -> Result<Self, AppError> {
-        self.position = position;
-        let (part, shard) = (self.part(), self.shard());
+        let (part, shard) = (self.path(position.shards, PART), self.path(position.shards, ""));
         if shard.exists() {
             fs::rename(&shard, &part).map_err(AppError::io("rename", &shard))?;
         }
         for later in position.shards + 1.. {
-            self.position.shards = later;
-            let found: Vec<PathBuf> =
-                [self.part(), self.shard()].into_iter().filter(|path| path.exists()).collect();
+            let paths = [self.path(later, ""), self.path(later, PART)];
+            let found: Vec<&PathBuf> = paths.iter().filter(|path| path.exists()).collect();
             if found.is_empty() {
                 break;
             }
-            for path in found {
-                fs::remove_file(&path).map_err(AppError::io("remove", &path))?;
-            }
+            found
+                .into_iter()
+                .try_for_each(|path| fs::remove_file(path).map_err(AppError::io("remove", path)))?;
         }
         self.position = position;
         if position.tokens > 0 {
@@ -191,12 +191,13 @@ impl ShardWriter {
         Ok(self)
     }
 
-    fn shard(&self) -> PathBuf {
-        self.directory.join(format!("{}_{:06}.bin", self.split, self.position.shards))
+    fn path(&self, shard: usize, end: &str) -> PathBuf {
+        self.directory.join(format!("{}_{shard:06}.bin{end}", self.split))
     }
 
+    /// The file that is written.
     fn part(&self) -> PathBuf {
-        self.directory.join(format!("{}_{:06}.bin.part", self.split, self.position.shards))
+        self.path(self.position.shards, PART)
     }
 
     pub fn position(&self) -> WriterPosition {
@@ -237,7 +238,7 @@ impl ShardWriter {
 
     /// Completes the shard that was begun, if one was.
     pub fn finish(&mut self) -> Result<(), AppError> {
-        let (part, shard) = (self.part(), self.shard());
+        let (part, shard) = (self.part(), self.path(self.position.shards, ""));
         let Some(mut file) = self.file.take() else { return Ok(()) };
         let mut complete = || {
             // Seeking flushes first.

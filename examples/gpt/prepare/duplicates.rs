@@ -7,7 +7,7 @@
 //! happens with probability 1 - (1 - s^r)^b. That rises steeply around s = (1/b)^(1/r).
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, BufReader, BufWriter, Read, Seek, SeekFrom, Write};
+use std::io::{BufReader, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -96,7 +96,26 @@ impl Seen {
     /// An empty one, with its journal at `path`.
     pub fn create(path: &Path, megabytes: u64) -> Result<Seen, AppError> {
         let journal = File::create(path).map_err(AppError::io("write", path))?;
-        Ok(Seen {
+        Ok(Seen::with_journal(journal, path, megabytes))
+    }
+
+    /// The one whose journal at `path` was `written` hashes long.
+    pub fn resume(path: &Path, megabytes: u64, written: u64) -> Result<Seen, AppError> {
+        let mut reader = BufReader::new(File::open(path).map_err(AppError::io("open", path))?);
+        let journal = OpenOptions::new().append(true).open(path).map_err(AppError::io("open", path))?;
+        let mut seen = Seen::with_journal(journal, path, megabytes);
+        let mut hash = [0; 8];
+        for _ in 0..written {
+            reader.read_exact(&mut hash).map_err(AppError::io("read", path))?;
+            seen.set(u64::from_le_bytes(hash));
+        }
+        seen.journal.get_ref().set_len(8 * written).map_err(AppError::io("write", path))?;
+        seen.written = written;
+        Ok(seen)
+    }
+
+    fn with_journal(journal: File, path: &Path, megabytes: u64) -> Seen {
+        Seen {
             // Zeros cost memory only once they are touched.
             bits: vec![0; (megabytes as usize) << 17],
             ones: 0,
@@ -104,32 +123,7 @@ impl Seen {
             journal: BufWriter::new(journal),
             path: path.to_path_buf(),
             written: 0,
-        })
-    }
-
-    /// The one whose journal at `path` was `written` hashes long.
-    pub fn resume(path: &Path, megabytes: u64, written: u64) -> Result<Seen, AppError> {
-        let mut file =
-            OpenOptions::new().read(true).write(true).open(path).map_err(AppError::io("open", path))?;
-        let mut hash = [0; 8];
-        let mut seen = Seen {
-            bits: vec![0; (megabytes as usize) << 17],
-            ones: 0,
-            forgotten: 0,
-            journal: BufWriter::new(file.try_clone().map_err(AppError::io("open", path))?),
-            path: path.to_path_buf(),
-            written,
-        };
-        let mut reader = BufReader::with_capacity(1 << 20, &mut file);
-        for _ in 0..written {
-            reader.read_exact(&mut hash).map_err(AppError::io("read", path))?;
-            seen.set(u64::from_le_bytes(hash));
         }
-        let end = 8 * written;
-        file.set_len(end)
-            .and_then(|()| file.seek(SeekFrom::Start(end)))
-            .map_err(AppError::io("write", path))?;
-        Ok(seen)
     }
 
     /// The places of a hash: multiples of one half of it, from the other on.
@@ -166,7 +160,7 @@ impl Seen {
 
     /// Has the journal on disk; returns its length in hashes.
     pub fn sync(&mut self) -> Result<u64, AppError> {
-        let synced: io::Result<()> = self.journal.flush().and_then(|()| self.journal.get_ref().sync_data());
+        let synced = self.journal.flush().and_then(|()| self.journal.get_ref().sync_data());
         synced.map_err(AppError::io("write", &self.path))?;
         Ok(self.written)
     }

@@ -5,8 +5,10 @@ use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Cursor, Read};
 use std::path::{Path, PathBuf};
 use std::str::Utf8Error;
+use std::sync::Arc;
 
 use flate2::bufread::MultiGzDecoder;
+use memchr::memmem::{self, Finder};
 use ruzstd::decoding::BlockDecodingStrategy;
 use ruzstd::decoding::FrameDecoder;
 use ruzstd::decoding::errors::{FrameDecoderError, ReadFrameHeaderError};
@@ -62,7 +64,7 @@ pub struct InputPosition {
 
 /// The documents of all files.
 pub struct Input {
-    options: InputArgs,
+    options: Arc<InputArgs>,
     sources: Vec<Source>,
     position: InputPosition,
     file: Option<FileDocuments>,
@@ -90,7 +92,7 @@ impl Input {
             }
         }
         let position = InputPosition::default();
-        Ok(Input { options, sources, position, file: None, passed_over: BTreeMap::new() })
+        Ok(Input { options: Arc::new(options), sources, position, file: None, passed_over: BTreeMap::new() })
     }
 
     pub fn files(&self) -> usize {
@@ -144,17 +146,36 @@ impl Input {
     }
 }
 
+enum Compression {
+    None,
+    Gzip,
+    Zstd,
+}
+
+/// What a file's name says of its contents and of their compression.
+fn extensions(path: &Path) -> (String, Compression) {
+    let extension = |path: &Path| path.extension().unwrap_or_default().to_string_lossy().into_owned();
+    let compression = match extension(path).as_str() {
+        "gz" => Compression::Gzip,
+        "zst" => Compression::Zstd,
+        plain => return (plain.to_owned(), Compression::None),
+    };
+    (extension(&path.with_extension("")), compression)
+}
+
 /// Of a folder's files, those that hold no text for a model, by their names.
 fn is_data(path: &Path) -> bool {
-    let extension = path.extension().unwrap_or_default();
-    ["lock", "svg", "json", "csv", "ipynb", "bin", "parquet"].iter().any(|&other| extension == other)
+    let (kind, _) = extensions(path);
+    ["lock", "svg", "json", "csv", "ipynb", "bin", "parquet"].contains(&kind.as_str())
 }
 
 /// The documents of one file.
 struct FileDocuments {
     path: PathBuf,
     reader: Box<dyn BufRead + Send + Sync>,
-    options: InputArgs,
+    options: Arc<InputArgs>,
+    /// What separates documents, if something does.
+    separator: Option<Finder<'static>>,
     json_lines: bool,
     binary: bool,
     /// Bytes that are read but not given out start at `at`.
@@ -166,32 +187,28 @@ struct FileDocuments {
 }
 
 impl FileDocuments {
-    fn open(source: &Source, options: &InputArgs) -> Result<Self, AppError> {
+    fn open(source: &Source, options: &Arc<InputArgs>) -> Result<Self, AppError> {
         let path = source.path.clone();
         let file = File::open(&path).map_err(AppError::io("read", &path))?;
         let file = BufReader::with_capacity(64 << 10, file);
-        let compression = path.extension().unwrap_or_default().to_owned();
-        let mut name = path.clone();
-        let mut reader: Box<dyn BufRead + Send + Sync> = if compression == "gz" {
-            name.set_extension("");
-            Box::new(BufReader::new(MultiGzDecoder::new(file)))
-        } else if compression == "zst" {
-            name.set_extension("");
-            Box::new(BufReader::new(ZstdReader { source: file, frame: None }))
-        } else {
-            Box::new(file)
+        let (kind, compression) = extensions(&path);
+        let mut reader: Box<dyn BufRead + Send + Sync> = match compression {
+            Compression::Gzip => Box::new(BufReader::new(MultiGzDecoder::new(file))),
+            Compression::Zstd => Box::new(BufReader::new(ZstdReader { source: file, frame: None })),
+            Compression::None => Box::new(file),
         };
         let mut start = Vec::new();
         (&mut reader).take(SNIFFED as u64).read_to_end(&mut start).map_err(AppError::io("read", &path))?;
         let binary = source.in_folder && !is_text(&start);
         let reader = Box::new(Cursor::new(start).chain(reader));
-        let json_lines =
-            name.extension().is_some_and(|extension| extension == "jsonl" || extension == "ndjson");
+        let json_lines = ["jsonl", "ndjson"].contains(&kind.as_str());
+        let separator = options.split_on.as_deref().map(|text| Finder::new(text).into_owned());
         let options = options.clone();
         Ok(FileDocuments {
             path,
             reader,
             options,
+            separator,
             json_lines,
             binary,
             buffer: Vec::new(),
@@ -220,19 +237,17 @@ impl FileDocuments {
 
     fn next_text(&mut self) -> Result<Option<String>, AppError> {
         let longest = self.options.document_bytes as usize;
-        let split_on = self.options.split_on.as_deref().unwrap_or_default().as_bytes();
-        let finder = memchr::memmem::Finder::new(split_on).into_owned();
+        let separator_bytes = self.separator.as_ref().map_or(0, |finder| finder.needle().len());
         // Refilled seldom, since what is left then moves to the front.
-        if self.buffer.len() - self.at < longest + finder.needle().len() {
+        if self.buffer.len() - self.at < longest + separator_bytes {
             self.fill(8 * longest)?;
         }
         let left = &self.buffer[self.at..];
         if left.is_empty() {
             return Ok(None);
         }
-        let separator = if finder.needle().is_empty() { None } else { finder.find(left) };
-        let (text, used) = match separator {
-            Some(at) if at <= longest => (&left[..at], at + finder.needle().len()),
+        let (text, used) = match self.separator.as_ref().and_then(|finder| finder.find(left)) {
+            Some(at) if at <= longest => (&left[..at], at + separator_bytes),
             _ if left.len() <= longest => (left, left.len()),
             _ => {
                 let cut = cut(&left[..longest]);
@@ -302,7 +317,7 @@ fn is_text(start: &[u8]) -> bool {
 
 /// Where to cut text that goes on: behind its last empty line, else its last line's end, else its last character.
 fn cut(text: &[u8]) -> usize {
-    let behind = |end: &[u8]| memchr::memmem::rfind(text, end).map(|at| at + end.len());
+    let behind = |end: &[u8]| memmem::rfind(text, end).map(|at| at + end.len());
     let character = || {
         let start = (0..text.len()).rev().find(|&at| text[at] & 0xc0 != 0x80);
         // Bytes that are no text at all may be cut anywhere.
@@ -347,7 +362,6 @@ impl<R: BufRead> Read for ZstdReader<R> {
 mod tests {
     use std::io::Write;
 
-    use flate2::Compression;
     use flate2::write::GzEncoder;
     use ruzstd::encoding::{CompressionLevel, compress_to_vec};
 
@@ -377,7 +391,7 @@ mod tests {
     fn every_kind_of_file_gives_its_documents() {
         let root = scratch("input-kinds");
         let gz = |text: &str| {
-            let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
+            let mut encoder = GzEncoder::new(Vec::new(), flate2::Compression::fast());
             encoder.write_all(text.as_bytes()).unwrap();
             encoder.finish().unwrap()
         };
@@ -390,6 +404,7 @@ mod tests {
             ("c/d.txt.gz", [gz("fo"), gz("ur")].concat()),
             ("c/e.jsonl.zst", [zst("{\"text\": \"fi"), skippable, zst("ve\"}\n")].concat()),
             ("f.json", b"{}".to_vec()),
+            ("f.csv.gz", gz("a,b")),
             ("g.dat", b"\0\x01".to_vec()),
             ("h.txt", b"caf\xe9".to_vec()),
             (".hidden", b"x".to_vec()),
