@@ -10,6 +10,8 @@
 use std::ops::Range;
 
 use super::{Sizes, Spec};
+use crate::Result;
+use crate::device::cpu::CpuVec;
 use crate::device::cpu::real::{Matrix, Real, dot, gemm, parallel, simd};
 use crate::ops::dropout::Drop as Dropout;
 use crate::random::{Philox, drop_threshold, keep};
@@ -293,7 +295,7 @@ fn share(sizes: &Sizes) -> usize {
 }
 
 /// The gradients of q, k and v. The heads that read a share of the keys of a key head are one task, in a fixed order.
-pub fn backward<R: Real>(sizes: &Sizes, options: &Spec, args: Backward<'_, R>) {
+pub fn backward<R: Real>(sizes: &Sizes, options: &Spec, args: Backward<'_, R>) -> Result<()> {
     let &Sizes { batch, heads, kv_heads, q_len, k_len, head_dim } = sizes;
     let Backward { q, k, v, o, lse, grad, dq, dk, dv } = args;
     let dq = Output::new(dq, [batch, heads, q_len], head_dim);
@@ -305,7 +307,7 @@ pub fn backward<R: Real>(sizes: &Sizes, options: &Spec, args: Backward<'_, R>) {
     let work = batch * heads * q_len * k_len;
     // The shares' dq, unless there is one.
     let head_len = q_len * head_dim;
-    let mut partial = vec![R::ZERO; if shares > 1 { shares * batch * heads * head_len } else { 0 }];
+    let mut partial = CpuVec::<R>::new(if shares > 1 { shares * batch * heads * head_len } else { 0 })?;
     let partial_dq = (shares > 1).then(|| {
         let strides = [heads * head_len, head_len, head_dim];
         Output::new(ViewMut { data: &mut partial, strides }, [shares * batch, heads, q_len], head_dim)
@@ -354,6 +356,7 @@ pub fn backward<R: Real>(sizes: &Sizes, options: &Spec, args: Backward<'_, R>) {
             unsafe { dq.write(head / heads, head % heads, first, &sums) };
         });
     }
+    Ok(())
 }
 
 /// One query head with a share of the keys of its key head.
@@ -581,7 +584,7 @@ mod tests {
             });
             let o = View { data: &o, strides: self.view(Q).strides };
             let (q, k, v, grad) = (self.view(Q), self.view(K), self.view(V), self.view(GRAD));
-            backward(&self.sizes, &self.options, Backward { q, k, v, o, lse: &lse, grad, dq, dk, dv });
+            backward(&self.sizes, &self.options, Backward { q, k, v, o, lse: &lse, grad, dq, dk, dv }).unwrap();
             grads
         }
 

@@ -132,7 +132,7 @@ impl AttentionBackward {
                 dk: cpu::ViewMut { data: &mut dk, strides: k_strides },
                 dv: cpu::ViewMut { data: &mut dv, strides: k_strides },
             },
-        );
+        )?;
         let flat = |x: CpuVec<R>| {
             let len = x.len();
             Tensor::from_cpu(x, len)
