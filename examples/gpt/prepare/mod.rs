@@ -362,9 +362,9 @@ impl Job {
     fn write(&mut self, bytes: usize, tokens: &[u16]) -> Result<(), AppError> {
         let Report { train, val, .. } = &mut self.report;
         let bytes = bytes as u64;
-        // To validation as soon as that does not give it more than its share.
-        let total = (train.bytes + val.bytes + bytes) as f64;
-        let for_validation = (val.bytes + bytes) as f64 <= f64::from(self.options.val_fraction) * total;
+        // To validation whenever that has less than its share, whatever the document's length.
+        let total = (train.bytes + val.bytes) as f64;
+        let for_validation = (val.bytes as f64) < f64::from(self.options.val_fraction) * total;
         let (split, writer) = if for_validation { (val, &mut self.val) } else { (train, &mut self.train) };
         split.documents += 1;
         split.bytes += bytes;
