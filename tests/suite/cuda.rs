@@ -3,10 +3,14 @@
 
 use std::io::Write;
 
-use tilewright::{DType, Device, Tensor};
+#[cfg(feature = "cuda-sim")]
+use tilewright::Tensor;
+use tilewright::{DType, Device};
 
 use crate::cases::{self, Case};
-use crate::harness::{cuda_devices, normal, place};
+use crate::harness::cuda_devices;
+#[cfg(feature = "cuda-sim")]
+use crate::harness::{normal, place};
 use crate::parity::{DTYPES, Expected, Pass, compare};
 
 /// Runs the cases, forward and backward.
