@@ -6,7 +6,11 @@
 //! submits, `fault` turns what wgpu reports into typed errors.
 
 mod adapter;
+#[cfg(test)]
+mod amd;
 mod fault;
+#[cfg(test)]
+pub(crate) mod launched;
 mod memory;
 mod pipeline;
 mod queue;
@@ -72,6 +76,15 @@ pub enum Binding<'a> {
     Read(&'a Buffer),
     /// `var<storage, read_write>`
     Write(&'a Buffer),
+}
+
+/// What decides, of a device, which kernels an op launches there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Class {
+    /// The adapter runs on the CPU.
+    pub software: bool,
+    /// Where kernels may use subgroup operations, how many invocations the smallest subgroup has.
+    pub subgroups: Option<u32>,
 }
 
 /// Folds a linear count of workgroups over x and y, each at most 65535 while that is enough.
@@ -170,6 +183,11 @@ impl WgpuDevice {
     /// True if kernels may use subgroup operations. The subgroup size is not known beforehand.
     pub fn has_subgroups(&self) -> bool {
         self.0.features.contains(wgpu::Features::SUBGROUP)
+    }
+
+    pub(crate) fn class(&self) -> Class {
+        let subgroups = self.has_subgroups().then_some(self.0.adapter.subgroup_min_size);
+        Class { software: self.is_software(), subgroups }
     }
 
     /// The limits that the device was opened with.

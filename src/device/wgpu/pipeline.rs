@@ -100,8 +100,8 @@ fn refuse(kernel: &Kernel, gpu: &Gpu, reason: String) -> Error {
     Error::Kernel { kernel: kernel.name, device: gpu.name.clone(), reason }
 }
 
-/// The WGSL that is compiled.
-fn wgsl(kernel: &Kernel, gpu: &Gpu) -> Result<String> {
+/// The WGSL that is compiled, or why there is none.
+pub(super) fn wgsl(kernel: &Kernel) -> std::result::Result<String, String> {
     let mut text =
         String::with_capacity(256 + kernel.source.iter().map(|part| part.len() + 1).sum::<usize>());
     // Directives come before every declaration.
@@ -117,12 +117,10 @@ fn wgsl(kernel: &Kernel, gpu: &Gpu) -> Result<String> {
             Constant::Type(t @ (DType::F32 | DType::F16 | DType::U32)) => {
                 writeln!(text, "alias {name} = {t};")
             }
-            Constant::F32(x) => return Err(refuse(kernel, gpu, format!("constant {name} is {x}"))),
-            Constant::Type(t) => {
-                return Err(refuse(kernel, gpu, format!("constant {name}: WGSL has no type {t}")));
-            }
+            Constant::F32(x) => return Err(format!("constant {name} is {x}")),
+            Constant::Type(t) => return Err(format!("constant {name}: WGSL has no type {t}")),
         };
-        declared.map_err(|error| refuse(kernel, gpu, error.to_string()))?;
+        declared.map_err(|error| error.to_string())?;
     }
     for part in kernel.source {
         text.push_str(part);
@@ -137,7 +135,7 @@ fn compile(
     layout: &wgpu::PipelineLayout,
     checked: bool,
 ) -> Result<wgpu::ComputePipeline> {
-    let text = wgsl(kernel, gpu)?;
+    let text = wgsl(kernel).map_err(|reason| refuse(kernel, gpu, reason))?;
     let checks = checked || !kernel.trusted;
     gpu.guard(kernel.name, 0, || {
         let descriptor = wgpu::ShaderModuleDescriptor {

@@ -12,7 +12,7 @@ pub(crate) mod cuda;
 #[cfg(any(feature = "cuda", feature = "wgpu"))]
 mod params;
 #[cfg(feature = "wgpu")]
-mod wgpu;
+pub(crate) mod wgpu;
 
 use crate::autograd::Backward;
 use crate::device::cpu::{CpuVec, Real};

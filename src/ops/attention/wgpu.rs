@@ -1,6 +1,10 @@
 use super::params::{Params, Place, in_lines, place};
 use super::{Sizes, Spec};
-use crate::device::wgpu::{Binding, Buffer, Kernel, WgpuDevice, Work, fold_groups};
+#[cfg(test)]
+use crate::device::wgpu::launched::Launched;
+use crate::device::wgpu::{Binding, Buffer, Class, Kernel, WgpuDevice, Work, fold_groups};
+#[cfg(test)]
+use crate::ops::launch::wgpu::FLOATS;
 use crate::ops::launch::wgpu::{PHILOX, check_size, output};
 use crate::ops::launch::windows;
 use crate::{DType, Result, Shape, Tensor};
@@ -39,12 +43,12 @@ struct Plan {
 impl Plan {
     /// For a kernel whose teams keep `matrices` times as many numbers as their rows have, and exchange
     /// as many quads for every eight rows that they visit; `owned` is how many rows there are to own.
-    fn new(device: &WgpuDevice, spec: &Spec, head_dim: usize, matrices: usize, owned: usize) -> Self {
-        let (split, rows, block, subgroups) = if device.is_software() {
+    fn new(class: Class, spec: &Spec, head_dim: usize, matrices: usize, owned: usize) -> Self {
+        let (split, rows, block, subgroups) = if class.software {
             // Registers are memory there, and the cost is in loads: two rows share them. Compiling
             // takes longer the more there is, which is felt for long rows.
             let rows = if head_dim <= 64 && owned > 64 { 2 } else { 1 };
-            let eight = device.has_subgroups() && device.raw().0.adapter_info().subgroup_min_size >= 8;
+            let eight = class.subgroups.is_some_and(|smallest| smallest >= 8);
             (1, rows, if owned <= 8 { 8 } else { 64 }, eight)
         } else {
             // 128 registers for the rows leave room for the rest below the 255 that a thread can have.
@@ -117,7 +121,7 @@ pub fn forward(device: &WgpuDevice, spec: &Spec, x: &[Tensor]) -> Result<Vec<Ten
     let o = output("attention", device, &Shape::from((batch, heads * q_len * head_dim)), dtype)?;
     let lse = output("attention", device, &Shape::from((batch, heads, q_len)), DType::F32)?;
 
-    let plan = Plan::new(device, spec, head_dim, 2, q_len);
+    let plan = Plan::new(device.class(), spec, head_dim, 2, q_len);
     let mut first_head = 0;
     let parts = [windows::view(&q), windows::view(&k), windows::view(&v), windows::output(&o), windows::output(&lse)];
     windows::batches(parts, |[q, k, v, o, lse]| {
@@ -155,8 +159,8 @@ pub fn backward(device: &WgpuDevice, spec: &Spec, x: &[Tensor]) -> Result<Vec<Te
     let dq = output(name, device, &of_queries, dtype)?;
     let (dk, dv) = (output(name, device, &of_keys, dtype)?, output(name, device, &of_keys, dtype)?);
 
-    let by_query = Plan::new(device, spec, head_dim, 4, q_len);
-    let by_key = Plan::new(device, spec, head_dim, 4, k_len);
+    let by_query = Plan::new(device.class(), spec, head_dim, 4, q_len);
+    let by_key = Plan::new(device.class(), spec, head_dim, 4, k_len);
     let mut first_head = 0;
     let [q, k, v, o, dout, lse] = [&q, &k, &v, &o, &dout, lse].map(windows::view);
     let outputs = [&delta, &dq, &dk, &dv].map(windows::output);
@@ -196,4 +200,33 @@ pub fn backward(device: &WgpuDevice, spec: &Spec, x: &[Tensor]) -> Result<Vec<Te
         sizes.heads_inside(dk, kv_heads, k_len)?,
         sizes.heads_inside(dv, kv_heads, k_len)?,
     ])
+}
+
+/// With common head sizes and uncommon ones.
+#[cfg(test)]
+pub(crate) fn launched(class: Class) -> Vec<Launched> {
+    use crate::ops::dropout::Drop;
+    use crate::random::Stream;
+
+    let mut all = Vec::new();
+    for dtype in FLOATS {
+        for head_dim in [8, 40, 64, 72, 96, 112, 128, 136, 192, 256] {
+            for p in [None, Some(0.1)] {
+                let dropout = p.map(|p| Drop { p, stream: Stream { seed: 0, offset: 0 } });
+                let spec = Spec { causal: true, scale: 1.0, window: None, dropout };
+                for owned in [8, 64, 1024] {
+                    let sizes =
+                        Sizes { batch: 1, heads: 1, kv_heads: 1, q_len: owned, k_len: owned, head_dim };
+                    let params = Params::new(&sizes, &spec, QUAD);
+                    for (pass, matrices) in
+                        [(Pass::Forward, 2), (Pass::Delta, 4), (Pass::Queries, 4), (Pass::Keys, 4)]
+                    {
+                        let plan = Plan::new(class, &spec, head_dim, matrices, owned);
+                        all.push(plan.kernel(pass, &spec, head_dim, dtype, &params).into());
+                    }
+                }
+            }
+        }
+    }
+    all
 }

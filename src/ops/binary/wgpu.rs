@@ -1,5 +1,9 @@
 use super::{Comparison, Kind};
-use crate::device::wgpu::{Binding, Constant, WgpuDevice};
+#[cfg(test)]
+use crate::device::wgpu::launched::Launched;
+use crate::device::wgpu::{Binding, Constant, Kernel, WgpuDevice};
+#[cfg(test)]
+use crate::ops::launch::wgpu::{FLOATS, RANKS};
 use crate::ops::launch::wgpu::{PairParams, STRIDED, Walk, element, kernel, output, threads};
 use crate::ops::launch::windows;
 use crate::{DType, Result, Tensor};
@@ -7,19 +11,27 @@ use crate::{DType, Result, Tensor};
 const BINARY: &[&str] = &[STRIDED, include_str!("../../../kernels/binary/binary.wgsl")];
 const ADD_ASSIGN: &[&str] = &[STRIDED, include_str!("../../../kernels/binary/add_assign.wgsl")];
 
+fn binary_kernel(kind: u32, rank: Constant, from: DType, to: DType) -> Kernel {
+    let constants = [("RANK", rank), ("KIND", Constant::U32(kind)), element(from), ("U", Constant::Type(to))];
+    kernel("binary", BINARY, constants)
+}
+
+fn add_assign_kernel(rank: Constant, dtype: DType) -> Kernel {
+    kernel("add_assign", ADD_ASSIGN, [("RANK", rank), element(dtype)])
+}
+
+/// Comparisons follow the arithmetic.
+fn number(comparison: Comparison) -> u32 {
+    10 + comparison as u32
+}
+
 fn run(device: &WgpuDevice, kind: u32, a: &Tensor, b: &Tensor, result: DType) -> Result<Vec<Tensor>> {
     let out = output("binary", device, a.shape(), result)?;
     windows::elements([windows::view(a), windows::view(b), windows::output(&out)], |[a, b, out]| {
         let walk = Walk::new([a, b])?;
-        let constants = [
-            ("RANK", walk.rank),
-            ("KIND", Constant::U32(kind)),
-            element(a.dtype()),
-            ("U", Constant::Type(result)),
-        ];
         let [a_buffer, b_buffer] = &walk.buffers;
         device.run(
-            &kernel("binary", BINARY, constants),
+            &binary_kernel(kind, walk.rank, a.dtype(), result),
             &[Binding::Read(a_buffer), Binding::Read(b_buffer), Binding::Write(&out.wgpu()?)],
             &PairParams::from(&walk),
             threads(a.elements()),
@@ -33,7 +45,7 @@ pub fn binary(device: &WgpuDevice, kind: Kind, a: &Tensor, b: &Tensor) -> Result
 }
 
 pub fn compare(device: &WgpuDevice, comparison: Comparison, a: &Tensor, b: &Tensor) -> Result<Vec<Tensor>> {
-    run(device, 10 + comparison as u32, a, b, DType::U32)
+    run(device, number(comparison), a, b, DType::U32)
 }
 
 /// `to += values`, two memories of one shape and dtype.
@@ -43,10 +55,28 @@ pub fn add_assign(device: &WgpuDevice, to: &Tensor, values: &Tensor) -> Result<(
         let walk = Walk::new([values, to])?;
         let [values_buffer, to_buffer] = &walk.buffers;
         device.run(
-            &kernel("add_assign", ADD_ASSIGN, [("RANK", walk.rank), element(to.dtype())]),
+            &add_assign_kernel(walk.rank, to.dtype()),
             &[Binding::Read(values_buffer), Binding::Write(to_buffer)],
             &PairParams::from(&walk),
             threads(to.elements()),
         )
     })
+}
+
+#[cfg(test)]
+pub(crate) fn launched() -> Vec<Launched> {
+    let arithmetic = [Kind::Add, Kind::Sub, Kind::Mul, Kind::Div, Kind::Maximum, Kind::Minimum];
+    let comparisons =
+        [Comparison::Eq, Comparison::Ne, Comparison::Lt, Comparison::Le, Comparison::Gt, Comparison::Ge];
+    let mut all = Vec::new();
+    for dtype in FLOATS {
+        let flat = Constant::U32(1);
+        all.extend(arithmetic.map(|kind| binary_kernel(kind as u32, flat, dtype, dtype)));
+        all.extend(comparisons.map(|comparison| binary_kernel(number(comparison), flat, dtype, DType::U32)));
+        for rank in RANKS.map(Constant::U32) {
+            all.push(binary_kernel(Kind::Add as u32, rank, dtype, dtype));
+            all.push(add_assign_kernel(rank, dtype));
+        }
+    }
+    all.into_iter().map(Launched::from).collect()
 }

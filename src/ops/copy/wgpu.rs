@@ -1,4 +1,8 @@
-use crate::device::wgpu::{Binding, Constant, WgpuDevice, Work};
+#[cfg(test)]
+use crate::device::wgpu::launched::Launched;
+use crate::device::wgpu::{Binding, Constant, Kernel, WgpuDevice, Work};
+#[cfg(test)]
+use crate::ops::launch::wgpu::RANKS;
 use crate::ops::launch::wgpu::{PairParams, STRIDED, Walk, element, kernel, output, threads};
 use crate::ops::launch::windows;
 use crate::{DType, Error, Result, Tensor};
@@ -18,6 +22,15 @@ fn type_code(dtype: DType) -> Constant {
         DType::BF16 => 3,
         DType::F64 => unreachable!("wgpu tensors are never f64"),
     })
+}
+
+fn copy_kernel(rank: Constant, from: DType, to: DType) -> Kernel {
+    kernel("copy", COPY, [("RANK", rank), ("SRC", type_code(from)), ("DST", type_code(to))])
+}
+
+/// For places that share their words with others.
+fn typed_kernel(rank: Constant) -> Kernel {
+    kernel("copy_typed", TYPED, [("RANK", rank), element(DType::F16)])
 }
 
 pub fn converted(device: &WgpuDevice, x: &Tensor, dtype: DType) -> Result<Tensor> {
@@ -53,14 +66,12 @@ fn assign_part(device: &WgpuDevice, to: &Tensor, values: &Tensor) -> Result<()> 
     let work = Work { flops: 0, bytes: Some(bytes as u64) };
     let halves = to.dtype().size() == 2;
     if !halves || owns_words(to) {
-        let constants =
-            [("RANK", walk.rank), ("SRC", type_code(values.dtype())), ("DST", type_code(to.dtype()))];
         let words = if halves { to.elements().div_ceil(2) } else { to.elements() };
-        return device.run(&kernel("copy", COPY, constants).work(work), &bindings, &params, threads(words));
+        let kernel = copy_kernel(walk.rank, values.dtype(), to.dtype()).work(work);
+        return device.run(&kernel, &bindings, &params, threads(words));
     }
     if to.dtype() == DType::F16 && device.has_f16() && values.dtype() == DType::F16 {
-        let constants = [("RANK", walk.rank), element(DType::F16)];
-        let kernel = kernel("copy_typed", TYPED, constants).work(work);
+        let kernel = typed_kernel(walk.rank).work(work);
         return device.run(&kernel, &bindings, &params, threads(to.elements()));
     }
     let reason = "a part of a 16-bit tensor can be written in place only with the adapter's f16";
@@ -76,4 +87,17 @@ fn owns_words(x: &Tensor) -> bool {
         end == x.storage().elements && buffer.is_ok_and(|buffer| buffer.bytes() <= 2 * end + 2)
     };
     x.is_contiguous() && layout.offset.is_multiple_of(2) && (end.is_multiple_of(2) || last())
+}
+
+#[cfg(test)]
+pub(crate) fn launched() -> Vec<Launched> {
+    const TYPES: [DType; 4] = [DType::F32, DType::F16, DType::BF16, DType::U32];
+    let mut all = Vec::new();
+    for rank in RANKS.map(Constant::U32) {
+        for from in TYPES {
+            all.extend(TYPES.map(|to| copy_kernel(rank, from, to)));
+        }
+        all.push(typed_kernel(rank));
+    }
+    all.into_iter().map(Launched::from).collect()
 }

@@ -1,7 +1,11 @@
 use bytemuck::{Pod, Zeroable};
 
 use super::{CrossEntropy, Gradient, Reduction};
-use crate::device::wgpu::{Binding, Kernel, WgpuDevice, fold_groups};
+#[cfg(test)]
+use crate::device::wgpu::launched::Launched;
+use crate::device::wgpu::{Binding, Class, Kernel, WgpuDevice, fold_groups};
+#[cfg(test)]
+use crate::ops::launch::wgpu::FLOATS;
 use crate::ops::launch::wgpu::{block, output, reduction};
 use crate::ops::launch::windows;
 use crate::{DType, Result, Shape, Tensor};
@@ -17,7 +21,16 @@ struct Params {
     pad: u32,
 }
 
-pub fn forward(device: &WgpuDevice, op: &CrossEntropy, logits: &Tensor, targets: &Tensor) -> Result<Vec<Tensor>> {
+fn kernel(class: Class, entry: &'static str, ignores: bool, gradient: Option<Gradient>, dtype: DType) -> Kernel {
+    Kernel::builtin("cross_entropy", reduction!(class, "../../../kernels/cross_entropy/forward.wgsl"), entry)
+        .with("BLOCK", block(class, BLOCK))
+        .with("HAS_IGNORE", ignores)
+        .with("GRADIENT", gradient.is_some())
+        .with("IN_PLACE", gradient == Some(Gradient::InPlace))
+        .with("T", dtype)
+}
+
+pub(super) fn forward(device: &WgpuDevice, op: &CrossEntropy, logits: &Tensor, targets: &Tensor) -> Result<Vec<Tensor>> {
     let (rows, classes) = logits.dims2()?;
     let ignore = op.options.ignore_index;
     let params = |rows: usize| Params {
@@ -26,14 +39,7 @@ pub fn forward(device: &WgpuDevice, op: &CrossEntropy, logits: &Tensor, targets:
         ignore: ignore.unwrap_or(0),
         pad: 0,
     };
-    let kernel = |entry| {
-        Kernel::builtin("cross_entropy", reduction!(device, "../../../kernels/cross_entropy/forward.wgsl"), entry)
-            .with("BLOCK", block(device, BLOCK))
-            .with("HAS_IGNORE", ignore.is_some())
-            .with("GRADIENT", op.gradient.is_some())
-            .with("IN_PLACE", op.gradient == Some(Gradient::InPlace))
-            .with("T", logits.dtype())
-    };
+    let kernel = |entry| kernel(device.class(), entry, ignore.is_some(), op.gradient, logits.dtype());
 
     // What the gradient and the sum of the losses are multiplied by.
     let factor = match op.options.reduction {
@@ -93,4 +99,19 @@ pub fn forward(device: &WgpuDevice, op: &CrossEntropy, logits: &Tensor, targets:
         loss
     };
     Ok(if op.gradient.is_some() { vec![loss, dlogits] } else { vec![loss] })
+}
+
+#[cfg(test)]
+pub(crate) fn launched(class: Class) -> Vec<Launched> {
+    let mut all = Vec::new();
+    for dtype in FLOATS {
+        for ignores in [false, true] {
+            for gradient in [None, Some(Gradient::Apart), Some(Gradient::InPlace)] {
+                for entry in ["count", "forward", "mean"] {
+                    all.push(kernel(class, entry, ignores, gradient, dtype).into());
+                }
+            }
+        }
+    }
+    all
 }

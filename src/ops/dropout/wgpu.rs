@@ -1,10 +1,14 @@
 use bytemuck::{Pod, Zeroable};
 
 use super::Drop;
+#[cfg(test)]
+use crate::device::wgpu::launched::Launched;
 use crate::device::wgpu::{Binding, Kernel, WgpuDevice};
+#[cfg(test)]
+use crate::ops::launch::wgpu::FLOATS;
 use crate::ops::launch::wgpu::{PHILOX, THREADS, output, threads};
 use crate::ops::launch::windows;
-use crate::{Result, Tensor};
+use crate::{DType, Result, Tensor};
 
 const DROPOUT: &[&str] = &[PHILOX, include_str!("../../../kernels/dropout/dropout.wgsl")];
 
@@ -19,6 +23,10 @@ struct Params {
     offset: u64,
 }
 
+fn kernel(dtype: DType) -> Kernel {
+    Kernel::builtin("dropout", DROPOUT, "dropout").with("BLOCK", THREADS as u32).with("T", dtype)
+}
+
 pub fn dropout(device: &WgpuDevice, drop: &Drop, x: &Tensor) -> Result<Vec<Tensor>> {
     let (x, out) = (x.contiguous()?, output("dropout", device, x.shape(), x.dtype())?);
     let (threshold, scale) = drop.threshold_and_scale();
@@ -31,11 +39,16 @@ pub fn dropout(device: &WgpuDevice, drop: &Drop, x: &Tensor) -> Result<Vec<Tenso
             Params { count: count as u32, threshold, scale: scale as f32, first: first as u32, seed, offset };
         first += count / 4;
         device.run(
-            &Kernel::builtin("dropout", DROPOUT, "dropout").with("BLOCK", THREADS as u32).with("T", x.dtype()),
+            &kernel(x.dtype()),
             &[Binding::Read(&x.wgpu()?), Binding::Write(&out.wgpu()?)],
             &params,
             threads(count.div_ceil(4)),
         )
     })?;
     Ok(vec![out])
+}
+
+#[cfg(test)]
+pub(crate) fn launched() -> Vec<Launched> {
+    FLOATS.map(|dtype| kernel(dtype).into()).into()
 }

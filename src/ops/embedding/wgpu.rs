@@ -1,6 +1,10 @@
 use bytemuck::{Pod, Zeroable};
 
-use crate::device::wgpu::{Binding, Kernel, WgpuDevice, Work, fold_groups};
+#[cfg(test)]
+use crate::device::wgpu::launched::Launched;
+use crate::device::wgpu::{Binding, Class, Kernel, WgpuDevice, Work, fold_groups};
+#[cfg(test)]
+use crate::ops::launch::wgpu::FLOATS;
 use crate::ops::launch::wgpu::{THREADS, output, threads};
 use crate::ops::launch::windows;
 use crate::{DType, Result, Shape, Tensor};
@@ -9,8 +13,6 @@ const FORWARD: &[&str] = &[include_str!("../../../kernels/embedding/forward.wgsl
 const BACKWARD: &[&str] = &[include_str!("../../../kernels/embedding/backward.wgsl")];
 
 const BLOCK: u32 = THREADS as u32;
-/// Lanes that share the tokens of one row of the table, so that a frequent id is not one thread's alone.
-const LANES: u32 = 8;
 
 #[repr(C)]
 #[derive(Clone, Copy, Pod, Zeroable)]
@@ -25,15 +27,29 @@ struct Params {
     pad: [u32; 3],
 }
 
+fn forward_kernel(part: bool, dtype: DType) -> Kernel {
+    Kernel::builtin("embedding", FORWARD, "forward").with("BLOCK", BLOCK).with("PART", part).with("T", dtype)
+}
+
+/// Lanes that share the tokens of one row of the table, so that a frequent id is not one thread's alone; a software
+/// adapter has no lanes that would otherwise be idle.
+fn lanes(class: Class) -> u32 {
+    if class.software { 1 } else { 8 }
+}
+
+/// From elements of `from` to those of `to`.
+fn backward_kernel(class: Class, entry: &'static str, add: bool, from: DType, to: DType) -> Kernel {
+    Kernel::builtin("embedding_backward", BACKWARD, entry)
+        .with("BLOCK", BLOCK)
+        .with("LANES", lanes(class))
+        .with("ACCUMULATE", add)
+        .with("T", from)
+        .with("D", to)
+}
+
 pub fn forward(device: &WgpuDevice, table: &Tensor, ids: &Tensor) -> Result<Vec<Tensor>> {
     let ((rows, cols), tokens) = (table.dims2()?, ids.elements());
     let out = output("embedding", device, &Shape::from((tokens, cols)), table.dtype())?;
-    let kernel = |part: bool| {
-        Kernel::builtin("embedding", FORWARD, "forward")
-            .with("BLOCK", BLOCK)
-            .with("PART", part)
-            .with("T", table.dtype())
-    };
     // Every window of the table serves those of the tokens that lie in it.
     windows::rows(tokens, [windows::view(ids), windows::output(&out)], |[ids, out]| {
         let mut first = 0;
@@ -52,7 +68,7 @@ pub fn forward(device: &WgpuDevice, table: &Tensor, ids: &Tensor) -> Result<Vec<
                 [Binding::Read(&table.wgpu()?), Binding::Read(&ids.wgpu()?), Binding::Write(&out.wgpu()?)];
             // Of the table only what the tokens name.
             let bytes = tokens * (2 * cols * table.dtype().size() + size_of::<u32>());
-            let kernel = kernel(shown < rows).work(Work { flops: 0, bytes: Some(bytes as u64) });
+            let kernel = forward_kernel(shown < rows, table.dtype()).work(Work { flops: 0, bytes: Some(bytes as u64) });
             device.run(&kernel, &bindings, &params, threads(tokens * cols))
         })
     })?;
@@ -84,16 +100,8 @@ fn accumulate_tokens(
         shown: 0,
         pad: [0; 3],
     };
-    // A software adapter has no lanes that would otherwise be idle.
-    let lanes = if device.is_software() { 1 } else { LANES };
-    let kernel = |entry| {
-        Kernel::builtin("embedding_backward", BACKWARD, entry)
-            .with("BLOCK", BLOCK)
-            .with("LANES", lanes)
-            .with("ACCUMULATE", add)
-            .with("T", dout.dtype())
-            .with("D", grad.dtype())
-    };
+    let class = device.class();
+    let kernel = |entry| backward_kernel(class, entry, add, dout.dtype(), grad.dtype());
     let op = "embedding_backward";
     let per_row = || output(op, device, &Shape::from(rows), DType::U32);
     let (counts, ends) = (per_row()?, per_row()?);
@@ -121,7 +129,21 @@ fn accumulate_tokens(
                 Binding::Write(&grad.wgpu()?),
             ],
             &params(rows),
-            fold_groups(rows * cols.div_ceil((BLOCK / lanes) as usize)),
+            fold_groups(rows * cols.div_ceil((BLOCK / lanes(class)) as usize)),
         )
     })
+}
+
+#[cfg(test)]
+pub(crate) fn launched(class: Class) -> Vec<Launched> {
+    let mut all = Vec::new();
+    for dtype in FLOATS {
+        all.extend([false, true].map(|part| forward_kernel(part, dtype)));
+        for to in [dtype, DType::F32] {
+            for entry in ["count", "scan", "place", "sum"] {
+                all.extend([false, true].map(|add| backward_kernel(class, entry, add, dtype, to)));
+            }
+        }
+    }
+    all.into_iter().map(Launched::from).collect()
 }

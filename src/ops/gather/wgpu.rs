@@ -1,6 +1,10 @@
 use bytemuck::{Pod, Zeroable};
 
-use crate::device::wgpu::{Binding, WgpuDevice};
+#[cfg(test)]
+use crate::device::wgpu::launched::Launched;
+use crate::device::wgpu::{Binding, Kernel, WgpuDevice};
+#[cfg(test)]
+use crate::ops::launch::wgpu::FLOATS;
 use crate::ops::launch::wgpu::{element, kernel, output, threads};
 use crate::ops::launch::windows;
 use crate::{DType, Result, Shape, Tensor};
@@ -17,13 +21,21 @@ struct Params {
     size: u32,
 }
 
+fn gather_kernel(dtype: DType) -> Kernel {
+    kernel("gather", GATHER, [element(dtype)])
+}
+
+fn scatter_add_kernel(dtype: DType) -> Kernel {
+    kernel("scatter_add", SCATTER_ADD, [element(dtype)])
+}
+
 pub fn gather(device: &WgpuDevice, x: &Tensor, ids: &Tensor) -> Result<Vec<Tensor>> {
     let ((outer, size, inner), (_, n, _)) = (x.dims3()?, ids.dims3()?);
     let y = output("gather", device, ids.shape(), x.dtype())?;
     windows::rows(outer, [windows::view(x), windows::view(ids), windows::output(&y)], |[x, ids, y]| {
         let elements = y.elements();
         device.run(
-            &kernel("gather", GATHER, [element(x.dtype())]),
+            &gather_kernel(x.dtype()),
             &[Binding::Read(&x.wgpu()?), Binding::Read(&ids.wgpu()?), Binding::Write(&y.wgpu()?)],
             &Params { threads: elements as u32, n: n as u32, inner: inner as u32, size: size as u32 },
             threads(elements),
@@ -38,11 +50,16 @@ pub fn scatter_add(device: &WgpuDevice, dy: &Tensor, ids: &Tensor, size: usize) 
     windows::rows(outer, [windows::view(dy), windows::view(ids), windows::output(&dx)], |[dy, ids, dx]| {
         let columns = dx.elements().checked_div(size).unwrap_or(0);
         device.run(
-            &kernel("scatter_add", SCATTER_ADD, [element(dy.dtype())]),
+            &scatter_add_kernel(dy.dtype()),
             &[Binding::Read(&dy.wgpu()?), Binding::Read(&ids.wgpu()?), Binding::Write(&dx.wgpu()?)],
             &Params { threads: columns as u32, n: n as u32, inner: inner as u32, size: size as u32 },
             threads(columns),
         )
     })?;
     Ok(vec![dx])
+}
+
+#[cfg(test)]
+pub(crate) fn launched() -> Vec<Launched> {
+    FLOATS.into_iter().flat_map(|dtype| [gather_kernel(dtype), scatter_add_kernel(dtype)]).map(Launched::from).collect()
 }

@@ -3,7 +3,7 @@
 use bytemuck::{Pod, Zeroable};
 use smallvec::SmallVec;
 
-use crate::device::wgpu::{Buffer, Constant, Kernel, WgpuDevice, fold_groups};
+use crate::device::wgpu::{Buffer, Class, Constant, Kernel, WgpuDevice, fold_groups};
 use crate::shape::Dims8;
 use crate::{DType, Error, Layout, Result, Shape, Tensor};
 
@@ -95,21 +95,29 @@ pub fn kernel(
 
 /// The workgroup size of a kernel that reduces over its workgroup: `gpu`, but one vector register of a
 /// software adapter, for which every further invocation is one more turn of a loop.
-pub fn block(device: &WgpuDevice, gpu: u32) -> u32 {
-    if device.is_software() { 8 } else { gpu }
+pub fn block(class: Class, gpu: u32) -> u32 {
+    if class.software { 8 } else { gpu }
 }
 
 /// The source of a kernel that reduces over its workgroup, after the common part that does so: through
 /// subgroups on GPUs that have them. (A software adapter pays more for a subgroup operation than for
 /// [`block`]'s few steps.) The path is that of the kernel from the calling file.
 macro_rules! reduction {
-    ($device:expr, $source:literal) => {{
+    ($class:expr, $source:literal) => {{
         const PLAIN: &[&str] = &[$crate::ops::launch::wgpu::REDUCE, include_str!($source)];
         const SUBGROUP: &[&str] = &[$crate::ops::launch::wgpu::REDUCE_SUBGROUP, include_str!($source)];
-        if $device.has_subgroups() && !$device.is_software() { SUBGROUP } else { PLAIN }
+        if $class.subgroups.is_some() && !$class.software { SUBGROUP } else { PLAIN }
     }};
 }
 pub(crate) use reduction;
+
+/// Ranks of the elementwise kernels' walks: of a scalar, of contiguous memory, the longest.
+#[cfg(test)]
+pub const RANKS: [u32; 3] = [0, 1, 8];
+
+/// The dtypes in which kernels compute.
+#[cfg(test)]
+pub const FLOATS: [DType; 2] = [DType::F32, DType::F16];
 
 pub const REDUCE: &str = include_str!("../../../kernels/common/reduce.wgsl");
 pub const REDUCE_SUBGROUP: &str = include_str!("../../../kernels/common/reduce_subgroup.wgsl");

@@ -1,10 +1,14 @@
 use bytemuck::{Pod, Zeroable};
 
 use super::{Activation, Operand, Product};
-use crate::device::wgpu::{Binding, Buffer, Kernel, WgpuDevice, Work, fold_groups};
+#[cfg(test)]
+use crate::device::wgpu::launched::Launched;
+use crate::device::wgpu::{Binding, Buffer, Class, Kernel, WgpuDevice, Work, fold_groups};
+#[cfg(test)]
+use crate::ops::launch::wgpu::FLOATS;
 use crate::ops::launch::wgpu::{ACTIVATIONS, output};
 use crate::ops::launch::windows;
-use crate::{Result, Shape, Tensor};
+use crate::{DType, Result, Shape, Tensor};
 
 const EPILOGUE: &str = include_str!("../../../kernels/matmul/epilogue.wgsl");
 const A_QUADS: &str = include_str!("../../../kernels/matmul/a_quads.wgsl");
@@ -222,19 +226,16 @@ impl Task {
             pad: 0,
         };
 
-        let plan = Plan::new(device, m, n, batch);
-        let (source, entry) = plan.source(a.in_lines_of(4), b.in_lines_of(4));
-        let kernel = Kernel::builtin("matmul", source, entry)
-            .with("A_ALONG_M", a.across)
-            .with("B_ALONG_N", b.across)
-            .with("BIAS", bias.is_some())
-            .with("SAVE_PRE", pre.is_some())
-            .with("ACTIVATION", self.activation.code())
-            .with("RESIDUAL", residual.is_some())
-            .with("ACCUMULATE", self.add)
-            .with("T", self.a.dtype())
-            .with("D", self.d.dtype())
-            .work(self.work());
+        let plan = Plan::new(device.class(), m, n, batch);
+        let access = Access { across: [a.across, b.across], quads: [a.in_lines_of(4), b.in_lines_of(4)] };
+        let finish = Finish {
+            bias: bias.is_some(),
+            pre: pre.is_some(),
+            activation: self.activation,
+            residual: residual.is_some(),
+            add: self.add,
+        };
+        let kernel = plan.kernel(access, finish, self.a.dtype(), self.d.dtype()).work(self.work());
         // The place of an output that is not wanted.
         let spare = if pre.is_none() { Some(device.alloc("matmul", 4)?) } else { None };
         let bindings = [
@@ -245,8 +246,27 @@ impl Task {
             Binding::Write(&d_buffer),
             Binding::Write(pre.as_ref().map(|(pre, _)| pre).or(spare.as_ref()).unwrap_or(&d_buffer)),
         ];
-        device.run(&plan.specialise(kernel), &bindings, &params, plan.groups(m, n, batch))
+        device.run(&kernel, &bindings, &params, plan.groups(m, n, batch))
     }
+}
+
+/// How a kernel reads A and B.
+#[derive(Clone, Copy)]
+struct Access {
+    /// The smaller stride is along M or N, and not along K.
+    across: [bool; 2],
+    /// Four elements at a time.
+    quads: [bool; 2],
+}
+
+/// What becomes of the sums, see kernels/matmul/epilogue.wgsl.
+#[derive(Clone, Copy)]
+struct Finish {
+    bias: bool,
+    pre: bool,
+    activation: Activation,
+    residual: bool,
+    add: bool,
 }
 
 /// Which kernel, and its shape.
@@ -268,10 +288,10 @@ const SHARING_LANES: u32 = 4;
 const FULL_GRID: usize = 128;
 
 impl Plan {
-    fn new(device: &WgpuDevice, m: usize, n: usize, batch: usize) -> Self {
-        if device.is_software() {
+    fn new(class: Class, m: usize, n: usize, batch: usize) -> Self {
+        if class.software {
             let rows = if m > 16 { 32 } else { (m as u32).next_multiple_of(8) };
-            Plan::Direct { rows, subgroups: device.has_subgroups() }
+            Plan::Direct { rows, subgroups: class.subgroups.is_some() }
         } else if batch * m.div_ceil(64) * n.div_ceil(64) < FULL_GRID {
             Plan::Tiled { tile: (32, 4), depth: 32 }
         } else {
@@ -279,7 +299,7 @@ impl Plan {
         }
     }
 
-    fn source(self, a_quads: bool, b_quads: bool) -> (&'static [&'static str], &'static str) {
+    fn source(self, [a_quads, b_quads]: [bool; 2]) -> (&'static [&'static str], &'static str) {
         macro_rules! with_operands {
             ($($rest:ident),*) => {
                 match (a_quads, b_quads) {
@@ -297,7 +317,18 @@ impl Plan {
         }
     }
 
-    fn specialise(self, kernel: Kernel) -> Kernel {
+    fn kernel(self, access: Access, finish: Finish, dtype: DType, out: DType) -> Kernel {
+        let (source, entry) = self.source(access.quads);
+        let kernel = Kernel::builtin("matmul", source, entry)
+            .with("A_ALONG_M", access.across[0])
+            .with("B_ALONG_N", access.across[1])
+            .with("BIAS", finish.bias)
+            .with("SAVE_PRE", finish.pre)
+            .with("ACTIVATION", finish.activation.code())
+            .with("RESIDUAL", finish.residual)
+            .with("ACCUMULATE", finish.add)
+            .with("T", dtype)
+            .with("D", out);
         match self {
             Plan::Direct { rows, .. } => {
                 kernel.with("BLOCK", DIRECT_BLOCK).with("ROWS", rows).with("LANES", SHARING_LANES)
@@ -318,4 +349,39 @@ impl Plan {
         };
         fold_groups(m.div_ceil(rows as usize) * n.div_ceil(columns as usize) * batch)
     }
+}
+
+/// Every plan and way to read, with the least and the most that becomes of the sums.
+#[cfg(test)]
+pub(crate) fn launched(class: Class) -> Vec<Launched> {
+    let plain = Finish { bias: false, pre: false, activation: Activation::Identity, residual: false, add: false };
+    let add = Finish { add: true, ..plain };
+    let rich = |activation| Finish { bias: true, pre: true, activation, residual: true, add: false };
+    let mut all = Vec::new();
+    for dtype in FLOATS {
+        for m in [1, 9, 17, 64, 1024] {
+            let plan = Plan::new(class, m, 1024, 1);
+            let mut push = |across, [a, b]: [bool; 2], finish, out| {
+                let variant = match (a, b) {
+                    (true, true) => "quads",
+                    (true, false) => "quads scalars",
+                    (false, true) => "scalars quads",
+                    (false, false) => "scalars",
+                };
+                let kernel = plan.kernel(Access { across, quads: [a, b] }, finish, dtype, out);
+                all.push(Launched { kernel, variant });
+            };
+            for across in [[false, false], [false, true], [true, false], [true, true]] {
+                for quads in [[false, false], [false, true], [true, false], [true, true]] {
+                    push(across, quads, plain, dtype);
+                }
+            }
+            push([true, true], [true, true], add, dtype);
+            push([true, true], [true, true], add, DType::F32);
+            for activation in [Activation::Identity, Activation::Gelu, Activation::GeluErf, Activation::Silu] {
+                push([false, true], [true, true], rich(activation), dtype);
+            }
+        }
+    }
+    all
 }

@@ -1,8 +1,12 @@
 use bytemuck::{Pod, Zeroable};
 
 use super::{Kind, Norm, NormBackward, rows};
-use crate::device::wgpu::{Binding, Kernel, WgpuDevice, fold_groups};
+#[cfg(test)]
+use crate::device::wgpu::launched::Launched;
+use crate::device::wgpu::{Binding, Class, Kernel, WgpuDevice, fold_groups};
 use crate::op::Op;
+#[cfg(test)]
+use crate::ops::launch::wgpu::FLOATS;
 use crate::ops::launch::wgpu::{block, output, reduction};
 use crate::ops::launch::windows;
 use crate::{DType, Result, Shape, Tensor};
@@ -31,7 +35,33 @@ struct Backward {
     chunks: u32,
 }
 
-pub fn forward(device: &WgpuDevice, op: &Norm, x: &[Tensor]) -> Result<Vec<Tensor>> {
+fn forward_kernel(class: Class, rms: bool, bias: bool, residual: bool, dtype: DType) -> Kernel {
+    Kernel::builtin("norm", reduction!(class, "../../../kernels/norm/forward.wgsl"), "forward")
+        .with("BLOCK", block(class, BLOCK))
+        .with("RMS", rms)
+        .with("HAS_BIAS", bias)
+        .with("RESIDUAL", residual)
+        .with("T", dtype)
+}
+
+fn backward_kernel(class: Class, rms: bool, dsum: bool, dtype: DType) -> Kernel {
+    Kernel::builtin("norm_backward", reduction!(class, "../../../kernels/norm/backward.wgsl"), "backward")
+        .with("BLOCK", block(class, BLOCK))
+        .with("RMS", rms)
+        .with("HAS_DSUM", dsum)
+        .with("T", dtype)
+}
+
+fn weight_kernel(entry: &'static str, bias: bool, dtype: DType, out: DType) -> Kernel {
+    Kernel::builtin("norm_backward_weight", BACKWARD_WEIGHT, entry)
+        .with("BLOCK", BLOCK)
+        .with("HAS_BIAS", bias)
+        .with("ACCUMULATE", false)
+        .with("T", dtype)
+        .with("OUT", out)
+}
+
+pub(super) fn forward(device: &WgpuDevice, op: &Norm, x: &[Tensor]) -> Result<Vec<Tensor>> {
     let (shape, dtype, rows, cols) = (x[0].shape(), x[0].dtype(), rows(&x[0]), x[1].elements());
     let y = output("norm", device, shape, dtype)?;
     let stats = output("norm", device, &Shape::from((rows, 2)), DType::F32)?;
@@ -40,12 +70,7 @@ pub fn forward(device: &WgpuDevice, op: &Norm, x: &[Tensor]) -> Result<Vec<Tenso
     let sum = output("norm", device, &sum_shape, dtype)?;
     let weight = x[1].wgpu()?;
     let bias = op.bias(x).map(Tensor::wgpu).transpose()?;
-    let kernel = Kernel::builtin("norm", reduction!(device, "../../../kernels/norm/forward.wgsl"), "forward")
-        .with("BLOCK", block(device, BLOCK))
-        .with("RMS", op.kind == Kind::Rms)
-        .with("HAS_BIAS", op.bias)
-        .with("RESIDUAL", op.residual)
-        .with("T", dtype);
+    let kernel = forward_kernel(device.class(), op.kind == Kind::Rms, op.bias, op.residual, dtype);
     let parts = [
         windows::view(&x[0]),
         windows::view(op.residual(x).unwrap_or(&x[0])),
@@ -75,7 +100,7 @@ pub fn forward(device: &WgpuDevice, op: &Norm, x: &[Tensor]) -> Result<Vec<Tenso
     Ok(if op.residual { vec![y, sum, stats] } else { vec![y, stats] })
 }
 
-pub fn backward(device: &WgpuDevice, op: &NormBackward, x: &[Tensor]) -> Result<Vec<Tensor>> {
+pub(super) fn backward(device: &WgpuDevice, op: &NormBackward, x: &[Tensor]) -> Result<Vec<Tensor>> {
     let (shape, dtype, rows, cols) = (x[0].shape(), x[0].dtype(), rows(&x[0]), x[1].elements());
     let (h, weight, stats, dy) = (&x[0], x[1].wgpu()?, &x[2], &x[3]);
     let params = |rows: usize| Backward {
@@ -86,12 +111,7 @@ pub fn backward(device: &WgpuDevice, op: &NormBackward, x: &[Tensor]) -> Result<
     };
 
     let dh = output("norm_backward", device, shape, dtype)?;
-    let source = reduction!(device, "../../../kernels/norm/backward.wgsl");
-    let kernel = Kernel::builtin("norm_backward", source, "backward")
-        .with("BLOCK", block(device, BLOCK))
-        .with("RMS", op.kind == Kind::Rms)
-        .with("HAS_DSUM", op.dsum)
-        .with("T", dtype);
+    let kernel = backward_kernel(device.class(), op.kind == Kind::Rms, op.dsum, dtype);
     let dsum = if op.dsum { &x[4] } else { dy };
     let parts =
         [windows::view(h), windows::view(dy), windows::view(stats), windows::view(dsum), windows::output(&dh)];
@@ -113,14 +133,7 @@ pub fn backward(device: &WgpuDevice, op: &NormBackward, x: &[Tensor]) -> Result<
     let chunks = rows.div_ceil(CHUNK);
     let partials = output("norm_backward", device, &Shape::from((chunks, 2 * cols)), DType::F32)?;
     let out = op.output_dtype(1, dtype);
-    let weight_kernel = |entry| {
-        Kernel::builtin("norm_backward_weight", BACKWARD_WEIGHT, entry)
-            .with("BLOCK", BLOCK)
-            .with("HAS_BIAS", op.bias)
-            .with("ACCUMULATE", false)
-            .with("T", dtype)
-            .with("OUT", out)
-    };
+    let weight_kernel = |entry| weight_kernel(entry, op.bias, dtype, out);
     let column_groups = cols.div_ceil(BLOCK as usize);
     let rows_of = |x| windows::view(x).in_groups(CHUNK, rows);
     windows::rows(chunks, [rows_of(h), rows_of(dy), rows_of(stats), windows::output(&partials)], |parts| {
@@ -145,4 +158,21 @@ pub fn backward(device: &WgpuDevice, op: &NormBackward, x: &[Tensor]) -> Result<
     device.run(&weight_kernel("totals"), &bindings, &params(rows), fold_groups(column_groups))?;
 
     Ok(if op.bias { vec![dh, dweight, dbias] } else { vec![dh, dweight] })
+}
+
+#[cfg(test)]
+pub(crate) fn launched(class: Class) -> Vec<Launched> {
+    let mut all = Vec::new();
+    for dtype in FLOATS {
+        for first in [false, true] {
+            for second in [false, true] {
+                all.extend([false, true].map(|third| forward_kernel(class, first, second, third, dtype)));
+                all.push(backward_kernel(class, first, second, dtype));
+            }
+            for out in [dtype, DType::F32] {
+                all.extend(["chunk_sums", "totals"].map(|entry| weight_kernel(entry, first, dtype, out)));
+            }
+        }
+    }
+    all.into_iter().map(Launched::from).collect()
 }

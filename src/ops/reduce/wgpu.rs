@@ -1,7 +1,11 @@
 use bytemuck::{Pod, Zeroable};
 
 use super::{Kind, plan};
-use crate::device::wgpu::{Binding, Constant, WgpuDevice, fold_groups};
+#[cfg(test)]
+use crate::device::wgpu::launched::Launched;
+use crate::device::wgpu::{Binding, Class, Constant, Kernel, WgpuDevice, fold_groups};
+#[cfg(test)]
+use crate::ops::launch::wgpu::FLOATS;
 use crate::ops::launch::wgpu::{block, element, kernel, output, reduction, threads};
 use crate::ops::launch::windows;
 use crate::{DType, Result, Shape, Tensor};
@@ -44,6 +48,24 @@ struct Arg {
     pad: u32,
 }
 
+/// From elements of `from` to those of `to`.
+fn of_kind(kind: Kind, from: DType, to: DType) -> [(&'static str, Constant); 3] {
+    [("KIND", Constant::U32(kind as u32)), element(from), ("U", Constant::Type(to))]
+}
+
+fn rows_kernel(class: Class, kind: Kind, from: DType, to: DType) -> Kernel {
+    let source = reduction!(class, "../../../kernels/reduce/rows.wgsl");
+    kernel("reduce_rows", source, of_kind(kind, from, to)).with("BLOCK", block(class, BLOCK))
+}
+
+fn columns_kernel(kind: Kind, from: DType, to: DType) -> Kernel {
+    kernel("reduce_columns", COLUMNS, of_kind(kind, from, to))
+}
+
+fn arg_kernel(kind: Kind, dtype: DType) -> Kernel {
+    kernel("arg_reduce", ARG, [("KIND", Constant::U32(kind as u32)), element(dtype)])
+}
+
 pub fn reduce(device: &WgpuDevice, kind: Kind, x: &Tensor, dim: usize, result: DType) -> Result<Vec<Tensor>> {
     let (shape, (outer, n, inner)) = plan(x, dim);
     if n == 0 {
@@ -84,13 +106,8 @@ fn pass(device: &WgpuDevice, kind: Kind, x: &Tensor, piece: usize, result: DType
     let (outer, n, inner) = x.dims3()?;
     let pieces = n.div_ceil(piece);
     let out = output("reduce", device, &Shape::from((outer, pieces, inner)), result)?;
-    let constants = [("KIND", Constant::U32(kind as u32)), element(x.dtype()), ("U", Constant::Type(result))];
-    let rows = kernel(
-        "reduce_rows",
-        reduction!(device, "../../../kernels/reduce/rows.wgsl"),
-        constants.iter().copied().chain([("BLOCK", Constant::U32(block(device, BLOCK)))]),
-    );
-    let columns = kernel("reduce_columns", COLUMNS, constants);
+    let rows = rows_kernel(device.class(), kind, x.dtype(), result);
+    let columns = columns_kernel(kind, x.dtype(), result);
     let launch = |x: &Tensor, out: &Tensor, n: usize, pieces: usize| {
         let bindings = [Binding::Read(&x.wgpu()?), Binding::Write(&out.wgpu()?)];
         let (piece, outputs) = (piece as u32, out.elements());
@@ -122,7 +139,7 @@ pub fn arg_reduce(device: &WgpuDevice, kind: Kind, x: &Tensor, dim: usize) -> Re
         return Ok(vec![result.reshape(shape)?]);
     }
     let out = output("arg_reduce", device, &shape, DType::U32)?;
-    let kernel = kernel("arg_reduce", ARG, [("KIND", Constant::U32(kind as u32)), element(x.dtype())]);
+    let kernel = arg_kernel(kind, x.dtype());
     windows::rows(outer, [windows::view(x), windows::output(&out)], |[x, out]| {
         let columns = out.elements();
         device.run(
@@ -133,4 +150,19 @@ pub fn arg_reduce(device: &WgpuDevice, kind: Kind, x: &Tensor, dim: usize) -> Re
         )
     })?;
     Ok(vec![out])
+}
+
+#[cfg(test)]
+pub(crate) fn launched(class: Class) -> Vec<Launched> {
+    let mut all = Vec::new();
+    for dtype in FLOATS {
+        for kind in [Kind::Sum, Kind::Max, Kind::Min] {
+            for to in [dtype, DType::F32] {
+                all.push(rows_kernel(class, kind, dtype, to));
+                all.push(columns_kernel(kind, dtype, to));
+            }
+        }
+        all.extend([Kind::Max, Kind::Min].map(|kind| arg_kernel(kind, dtype)));
+    }
+    all.into_iter().map(Launched::from).collect()
 }

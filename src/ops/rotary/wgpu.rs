@@ -1,10 +1,14 @@
 use bytemuck::{Pod, Zeroable};
 
 use super::RotaryPairs;
+#[cfg(test)]
+use crate::device::wgpu::launched::Launched;
 use crate::device::wgpu::{Binding, Kernel, WgpuDevice};
+#[cfg(test)]
+use crate::ops::launch::wgpu::FLOATS;
 use crate::ops::launch::wgpu::{THREADS, output, threads};
 use crate::ops::launch::windows;
-use crate::{Result, Tensor};
+use crate::{DType, Result, Tensor};
 
 const ROTARY: &[&str] = &[include_str!("../../../kernels/rotary/rotary.wgsl")];
 
@@ -24,6 +28,14 @@ struct Params {
     pad: [u32; 2],
 }
 
+fn kernel(pairs: RotaryPairs, inverse: bool, dtype: DType) -> Kernel {
+    Kernel::builtin("rotary", ROTARY, "rotary")
+        .with("BLOCK", THREADS as u32)
+        .with("INTERLEAVED", pairs == RotaryPairs::Interleaved)
+        .with("DIRECTION", if inverse { -1.0f32 } else { 1.0 })
+        .with("T", dtype)
+}
+
 pub fn rotate(
     device: &WgpuDevice,
     pairs: RotaryPairs,
@@ -34,11 +46,7 @@ pub fn rotate(
 ) -> Result<Vec<Tensor>> {
     let (batch, steps, d) = x.dims3()?;
     let y = output("rotary", device, x.shape(), x.dtype())?;
-    let kernel = Kernel::builtin("rotary", ROTARY, "rotary")
-        .with("BLOCK", THREADS as u32)
-        .with("INTERLEAVED", pairs == RotaryPairs::Interleaved)
-        .with("DIRECTION", if inverse { -1.0f32 } else { 1.0 })
-        .with("T", x.dtype());
+    let kernel = kernel(pairs, inverse, x.dtype());
     let (cos, sin) = (cos.wgpu()?, sin.wgpu()?);
     windows::rows(batch, [windows::view(x), windows::output(&y)], |[x, y]| {
         let params = Params {
@@ -63,4 +71,15 @@ pub fn rotate(
         device.run(&kernel, &bindings, &params, threads(x.elements() / 2))
     })?;
     Ok(vec![y])
+}
+
+#[cfg(test)]
+pub(crate) fn launched() -> Vec<Launched> {
+    let mut all = Vec::new();
+    for dtype in FLOATS {
+        for pairs in [RotaryPairs::Halves, RotaryPairs::Interleaved] {
+            all.extend([false, true].map(|inverse| Launched::from(kernel(pairs, inverse, dtype))));
+        }
+    }
+    all
 }

@@ -1,9 +1,13 @@
 use bytemuck::{Pod, Zeroable};
 
-use crate::device::wgpu::{Binding, Kernel, WgpuDevice, fold_groups};
+#[cfg(test)]
+use crate::device::wgpu::launched::Launched;
+use crate::device::wgpu::{Binding, Class, Kernel, WgpuDevice, fold_groups};
+#[cfg(test)]
+use crate::ops::launch::wgpu::FLOATS;
 use crate::ops::launch::wgpu::{block, output, reduction};
 use crate::ops::launch::windows;
-use crate::{D, Result, Tensor};
+use crate::{D, DType, Result, Tensor};
 
 const BLOCK: u32 = 128;
 
@@ -22,14 +26,23 @@ impl Params {
     }
 }
 
-fn specialise(device: &WgpuDevice, kernel: Kernel, log: bool, x: &Tensor) -> Kernel {
-    kernel.with("BLOCK", block(device, BLOCK)).with("LOG", log).with("T", x.dtype())
+fn specialise(class: Class, kernel: Kernel, log: bool, dtype: DType) -> Kernel {
+    kernel.with("BLOCK", block(class, BLOCK)).with("LOG", log).with("T", dtype)
+}
+
+fn forward_kernel(class: Class, log: bool, dtype: DType) -> Kernel {
+    let source = reduction!(class, "../../../kernels/softmax/forward.wgsl");
+    specialise(class, Kernel::builtin("softmax", source, "forward"), log, dtype)
+}
+
+fn backward_kernel(class: Class, log: bool, dtype: DType) -> Kernel {
+    let source = reduction!(class, "../../../kernels/softmax/backward.wgsl");
+    specialise(class, Kernel::builtin("softmax_backward", source, "backward"), log, dtype)
 }
 
 pub fn forward(device: &WgpuDevice, log: bool, x: &Tensor) -> Result<Vec<Tensor>> {
     let y = output("softmax", device, x.shape(), x.dtype())?;
-    let source = reduction!(device, "../../../kernels/softmax/forward.wgsl");
-    let kernel = specialise(device, Kernel::builtin("softmax", source, "forward"), log, x);
+    let kernel = forward_kernel(device.class(), log, x.dtype());
     windows::rows(Params::of(x)?.rows as usize, [windows::view(x), windows::output(&y)], |[x, y]| {
         let params = Params::of(x)?;
         let bindings = [Binding::Read(&x.wgpu()?), Binding::Write(&y.wgpu()?)];
@@ -40,8 +53,7 @@ pub fn forward(device: &WgpuDevice, log: bool, x: &Tensor) -> Result<Vec<Tensor>
 
 pub fn backward(device: &WgpuDevice, log: bool, y: &Tensor, dy: &Tensor) -> Result<Vec<Tensor>> {
     let dx = output("softmax_backward", device, y.shape(), y.dtype())?;
-    let source = reduction!(device, "../../../kernels/softmax/backward.wgsl");
-    let kernel = specialise(device, Kernel::builtin("softmax_backward", source, "backward"), log, y);
+    let kernel = backward_kernel(device.class(), log, y.dtype());
     let parts = [windows::view(y), windows::view(dy), windows::output(&dx)];
     windows::rows(Params::of(y)?.rows as usize, parts, |[y, dy, dx]| {
         let params = Params::of(y)?;
@@ -49,4 +61,15 @@ pub fn backward(device: &WgpuDevice, log: bool, y: &Tensor, dy: &Tensor) -> Resu
         device.run(&kernel, &bindings, &params, fold_groups(params.rows as usize))
     })?;
     Ok(vec![dx])
+}
+
+#[cfg(test)]
+pub(crate) fn launched(class: Class) -> Vec<Launched> {
+    let mut all = Vec::new();
+    for dtype in FLOATS {
+        for log in [false, true] {
+            all.extend([forward_kernel(class, log, dtype), backward_kernel(class, log, dtype)].map(Launched::from));
+        }
+    }
+    all
 }

@@ -5,7 +5,7 @@ mod cpu;
 #[cfg(feature = "cuda")]
 pub(crate) mod cuda;
 #[cfg(feature = "wgpu")]
-mod wgpu;
+pub(crate) mod wgpu;
 
 use crate::autograd::Backward;
 #[cfg(feature = "cuda")]
@@ -39,7 +39,7 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
-    #[cfg(all(test, feature = "cuda-sim"))]
+    #[cfg(all(test, any(feature = "cuda-sim", feature = "wgpu")))]
     const ALL: [Kind; 18] = {
         use Kind::*;
         [

@@ -1,11 +1,15 @@
 use bytemuck::{Pod, Zeroable};
 
 use super::{Kind, Unary};
-use crate::device::wgpu::{Binding, Constant, WgpuDevice};
+#[cfg(test)]
+use crate::device::wgpu::launched::Launched;
+use crate::device::wgpu::{Binding, Constant, Kernel, WgpuDevice};
+#[cfg(test)]
+use crate::ops::launch::wgpu::{FLOATS, RANKS};
 use crate::shape::Dims8;
 use crate::ops::launch::wgpu::{ACTIVATIONS, STRIDED, Walk, element, kernel, output, threads};
 use crate::ops::launch::windows;
-use crate::{Result, Tensor};
+use crate::{DType, Result, Tensor};
 
 const FUNCTIONS: &str = include_str!("../../../kernels/unary/functions.wgsl");
 const FORWARD: &[&str] =
@@ -39,8 +43,8 @@ struct Backward {
     dy: Dims8,
 }
 
-fn constants(op: &Unary, rank: Constant, x: &Tensor) -> [(&'static str, Constant); 4] {
-    let activation = match op.kind {
+fn constants(kind: Kind, rank: Constant, dtype: DType) -> [(&'static str, Constant); 4] {
+    let activation = match kind {
         Kind::Gelu => 1,
         Kind::GeluErf => 2,
         Kind::Silu => 3,
@@ -48,13 +52,21 @@ fn constants(op: &Unary, rank: Constant, x: &Tensor) -> [(&'static str, Constant
     };
     [
         ("RANK", rank),
-        ("KIND", Constant::U32(op.kind as u32)),
+        ("KIND", Constant::U32(kind as u32)),
         ("ACTIVATION", Constant::U32(activation)),
-        element(x.dtype()),
+        element(dtype),
     ]
 }
 
-pub fn forward(device: &WgpuDevice, op: &Unary, x: &Tensor) -> Result<Vec<Tensor>> {
+fn forward_kernel(kind: Kind, rank: Constant, dtype: DType) -> Kernel {
+    kernel("unary", FORWARD, constants(kind, rank, dtype))
+}
+
+fn backward_kernel(kind: Kind, rank: Constant, dtype: DType) -> Kernel {
+    kernel("unary_backward", BACKWARD, constants(kind, rank, dtype))
+}
+
+pub(super) fn forward(device: &WgpuDevice, op: &Unary, x: &Tensor) -> Result<Vec<Tensor>> {
     let y = output("unary", device, x.shape(), x.dtype())?;
     windows::elements([windows::view(x), windows::output(&y)], |[x, y]| {
         let walk = Walk::new([x])?;
@@ -67,7 +79,7 @@ pub fn forward(device: &WgpuDevice, op: &Unary, x: &Tensor) -> Result<Vec<Tensor
             x: walk.strides[0],
         };
         device.run(
-            &kernel("unary", FORWARD, constants(op, walk.rank, x)),
+            &forward_kernel(op.kind, walk.rank, x.dtype()),
             &[Binding::Read(&walk.buffers[0]), Binding::Write(&y.wgpu()?)],
             &params,
             threads(x.elements()),
@@ -76,7 +88,7 @@ pub fn forward(device: &WgpuDevice, op: &Unary, x: &Tensor) -> Result<Vec<Tensor
     Ok(vec![y])
 }
 
-pub fn backward(device: &WgpuDevice, op: &Unary, v: &Tensor, dy: &Tensor) -> Result<Vec<Tensor>> {
+pub(super) fn backward(device: &WgpuDevice, op: &Unary, v: &Tensor, dy: &Tensor) -> Result<Vec<Tensor>> {
     let dx = output("unary_backward", device, v.shape(), v.dtype())?;
     windows::elements([windows::view(v), windows::view(dy), windows::output(&dx)], |[v, dy, dx]| {
         let walk = Walk::new([v, dy])?;
@@ -94,11 +106,25 @@ pub fn backward(device: &WgpuDevice, op: &Unary, v: &Tensor, dy: &Tensor) -> Res
         };
         let [v_buffer, dy_buffer] = &walk.buffers;
         device.run(
-            &kernel("unary_backward", BACKWARD, constants(op, walk.rank, v)),
+            &backward_kernel(op.kind, walk.rank, v.dtype()),
             &[Binding::Read(v_buffer), Binding::Read(dy_buffer), Binding::Write(&dx.wgpu()?)],
             &params,
             threads(v.elements()),
         )
     })?;
     Ok(vec![dx])
+}
+
+/// Every function over contiguous memory, and one over all ranks.
+#[cfg(test)]
+pub(crate) fn launched() -> Vec<Launched> {
+    let mut all = Vec::new();
+    for dtype in FLOATS {
+        let flat = Kind::ALL.map(|kind| (kind, 1));
+        for (kind, rank) in flat.into_iter().chain(RANKS.map(|rank| (Kind::Gelu, rank))) {
+            let rank = Constant::U32(rank);
+            all.extend([forward_kernel(kind, rank, dtype), backward_kernel(kind, rank, dtype)].map(Launched::from));
+        }
+    }
+    all
 }

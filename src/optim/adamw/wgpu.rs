@@ -8,7 +8,9 @@
 use bytemuck::{Pod, Zeroable};
 
 use super::{Exact, Parameter, Plan, RANDOM_ROOM, Step};
-use crate::device::wgpu::{ALIGNMENT, Binding, Buffer, Kernel, WgpuDevice, Work, fold_groups};
+#[cfg(test)]
+use crate::device::wgpu::launched::Launched;
+use crate::device::wgpu::{ALIGNMENT, Binding, Buffer, Class, Kernel, WgpuDevice, Work, fold_groups};
 use crate::ops::launch::wgpu::{PHILOX, REDUCE, REDUCE_SUBGROUP};
 use crate::tensor::Data;
 use crate::{DType, Result, Tensor, Var};
@@ -27,7 +29,7 @@ const NORM: &[&str] = &[REDUCE, NORM_SOURCE];
 const NORM_SUBGROUP: &[&str] = &[REDUCE_SUBGROUP, NORM_SOURCE];
 
 /// All arenas. In each, parameters start at multiples of [`ALIGNMENT`] bytes; the gaps are zero.
-pub struct Arenas {
+pub(super) struct Arenas {
     arenas: Vec<Arena>,
     /// The place of each parameter.
     places: Vec<Place>,
@@ -110,8 +112,27 @@ struct NormParams {
     max_norm: f32,
 }
 
+fn norm_kernel(class: Class, entry: &'static str) -> Kernel {
+    let source = if class.subgroups.is_some() { NORM_SUBGROUP } else { NORM };
+    Kernel::builtin("grad_norm", source, entry).with("BLOCK", BLOCK)
+}
+
+/// For parameters of a dtype, with or without f32 masters of those of 16 bits.
+fn adamw_kernel(clip: bool, dtype: DType, exact: Exact) -> Kernel {
+    let type_code = match dtype {
+        DType::F16 => 1u32,
+        DType::BF16 => 2,
+        _ => 0,
+    };
+    Kernel::builtin("adamw", ADAMW, "adamw")
+        .with("BLOCK", BLOCK)
+        .with("HAS_CLIP", clip)
+        .with("ROUNDED", type_code)
+        .with("MASTER", !matches!(exact, Exact::Nothing { .. }))
+}
+
 impl Arenas {
-    pub fn new(device: &WgpuDevice, plans: Vec<Plan>) -> Result<(Vec<Parameter>, Self)> {
+    pub(super) fn new(device: &WgpuDevice, plans: Vec<Plan>) -> Result<(Vec<Parameter>, Self)> {
         // As many parameters an arena as one binding can show of their f32 moments; a larger one has an arena of its own.
         let limit = device.max_binding_bytes() / DType::F32.size();
         let mut rooms: Vec<Room> = Vec::new();
@@ -203,7 +224,7 @@ impl Arenas {
     }
 
     /// Steps every parameter and returns the norm of all gradients, or 0 if there is no bound for it.
-    pub fn step_all(
+    pub(super) fn step_all(
         &self,
         device: &WgpuDevice,
         parameters: &[Parameter],
@@ -230,8 +251,7 @@ impl Arenas {
 
     /// Two numbers: the coefficient that clips, and the norm of all gradients.
     fn norm(&self, device: &WgpuDevice, places: &[Place], max_norm: f64) -> Result<Buffer> {
-        let source = if device.has_subgroups() { NORM_SUBGROUP } else { NORM };
-        let kernel = |entry| Kernel::builtin("grad_norm", source, entry).with("BLOCK", BLOCK);
+        let kernel = |entry| norm_kernel(device.class(), entry);
         let slots: usize = places.iter().map(|place| place.count.div_ceil(CHUNK)).sum();
         let partials = device.alloc("adamw", slots.max(1) * 4)?;
         let clip = device.alloc("adamw", 8)?;
@@ -305,16 +325,8 @@ impl Arena {
             random: random / 4,
             pad: 0,
         };
-        let (type_code, each) = match self.dtype {
-            DType::F16 => (1u32, 4),
-            DType::BF16 => (2, 4),
-            _ => (0, 1),
-        };
-        let kernel = Kernel::builtin("adamw", ADAMW, "adamw")
-            .with("BLOCK", BLOCK)
-            .with("HAS_CLIP", clip.is_some())
-            .with("ROUNDED", type_code)
-            .with("MASTER", !matches!(self.exact, Exact::Nothing { .. }))
+        let each = if self.dtype == DType::F32 { 1 } else { 4 };
+        let kernel = adamw_kernel(clip.is_some(), self.dtype, self.exact)
             .work(Work { flops: 0, bytes: Some((place.count * self.bytes_moved()) as u64) });
         device.run(
             &kernel,
@@ -334,3 +346,17 @@ impl Arena {
 
 // Parameters of 16 bits, which are rounded stochastically, have the same distances in arenas and among random numbers.
 const _: () = assert!(RANDOM_ROOM == ALIGNMENT as usize / 2);
+
+#[cfg(test)]
+pub(crate) fn launched(class: Class) -> Vec<Launched> {
+    let mut all = Vec::from(["squares", "clip"].map(|entry| norm_kernel(class, entry)));
+    for (dtype, exact) in [
+        (DType::F32, Exact::Itself),
+        (DType::F16, Exact::Master),
+        (DType::BF16, Exact::Master),
+        (DType::BF16, Exact::Nothing { random: 0 }),
+    ] {
+        all.extend([false, true].map(|clip| adamw_kernel(clip, dtype, exact)));
+    }
+    all.into_iter().map(Launched::from).collect()
+}
