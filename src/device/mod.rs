@@ -67,7 +67,7 @@ impl Device {
     /// lavapipe, a number as listed by [`WgpuDevice::adapters`], or a part of the adapter's name.
     ///
     /// # Errors
-    /// [`Error::NoDevice`](crate::Error::NoDevice), with the adapters there are.
+    /// [`Error::NoDevice`], with the adapters there are.
     #[cfg(feature = "wgpu")]
     pub fn wgpu(selector: &str) -> Result<Device> {
         Ok(Device::Wgpu(WgpuDevice::new(&selector.into())?))
@@ -76,7 +76,7 @@ impl Device {
     /// The NVIDIA GPU that CUDA numbers `ordinal`.
     ///
     /// # Errors
-    /// [`Error::NoDevice`](crate::Error::NoDevice), with what to install, without a driver, the compiler
+    /// [`Error::NoDevice`], with what to install, without a driver, the compiler
     /// NVRTC, or such a GPU.
     #[cfg(feature = "cuda")]
     pub fn cuda(ordinal: usize) -> Result<Device> {
@@ -87,7 +87,7 @@ impl Device {
     /// [`cuda::sim`]. It needs NVRTC, but neither a GPU nor a driver.
     ///
     /// # Errors
-    /// [`Error::NoDevice`](crate::Error::NoDevice) without NVRTC.
+    /// [`Error::NoDevice`] without NVRTC.
     #[cfg(feature = "cuda-sim")]
     pub fn cuda_sim() -> Result<Device> {
         Ok(Device::Cuda(CudaDevice::simulated(cuda::sim::Options::default(), 108)?))

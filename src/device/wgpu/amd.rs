@@ -280,8 +280,10 @@ fn navi21() {
     assert!(wrong.is_empty(), "{} faults:\n{}", faults.len(), faults[..faults.len().min(30)].join("\n"));
     assert_eq!(rows.len(), sources(false).len());
     println!("{} specialisations neither spill nor use scratch memory", rows.len());
+    // Another driver may choose other registers.
     if !driver.starts_with(DRIVER) {
-        return not_run(format!("the driver is {driver}, the table is of {DRIVER}"));
+        println!("NOT RUN: the table is of {DRIVER}, and the driver is {driver}");
+        return;
     }
 
     let rows: String = rows.iter().map(|(name, cells)| format!("{name}: {cells}\n")).collect();
