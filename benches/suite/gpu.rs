@@ -18,7 +18,7 @@ fn is_gpu(device: &Device) -> bool {
     match device {
         Device::Cpu => false,
         #[cfg(feature = "cuda")]
-        Device::Cuda(_) => !device.to_string().contains("cuda-sim"),
+        Device::Cuda(cuda) => !cuda.is_simulated(),
         #[cfg(feature = "wgpu")]
         Device::Wgpu(wgpu) => !wgpu.is_software(),
     }

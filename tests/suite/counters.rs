@@ -161,10 +161,10 @@ mod simulated {
     use std::collections::BTreeMap;
 
     use tilewright::Device;
-    use tilewright::device::cuda::CudaDevice;
-    use tilewright::device::cuda::sim::{Counters, Options, Traffic};
+    use tilewright::device::cuda::sim::{Architecture, Counters, Traffic};
 
     use super::{Bound, Count, counts};
+    use crate::harness::simulated;
 
     /// The counters of what was launched since the last call.
     fn counters(device: &Device) -> Vec<Counters> {
@@ -244,12 +244,7 @@ mod simulated {
 
     #[test]
     fn kernels_move_and_multiply_no_more_than_they_must() {
-        let options = Options { keep_counters: true, ..Options::default() };
-        let device = match CudaDevice::simulated(options, 2) {
-            Ok(device) => Device::Cuda(device),
-            // `cuda_devices` says so, and fails where the simulator is required.
-            Err(_) => return,
-        };
+        let Some(device) = simulated(Architecture::Sm80, 2) else { return };
         println!("{HEADER}");
         let mut wrong = Vec::new();
         for count in counts() {

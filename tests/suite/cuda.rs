@@ -10,7 +10,7 @@ use tilewright::{DType, Device};
 use crate::cases::{self, Case};
 use crate::harness::cuda_devices;
 #[cfg(feature = "cuda-sim")]
-use crate::harness::{normal, place};
+use crate::harness::{normal, place, simulated};
 use crate::parity::{DTYPES, Expected, Pass, compare};
 
 /// Runs the cases, forward and backward.
@@ -138,15 +138,4 @@ fn tf32() {
         }
         assert_eq!(tensor_instructions() > 0, allow);
     }
-}
-
-#[cfg(feature = "cuda-sim")]
-fn simulated(
-    architecture: tilewright::device::cuda::sim::Architecture,
-    multiprocessors: u32,
-) -> Option<Device> {
-    use tilewright::device::cuda::{CudaDevice, sim::Options};
-    let options = Options { architecture, keep_counters: true, ..Options::default() };
-    // What is missing here is missing to `cuda_devices` too, which says so.
-    CudaDevice::simulated(options, multiprocessors).map(Device::Cuda).ok()
 }

@@ -90,6 +90,19 @@ fn open_cuda_sim() -> std::result::Result<Device, String> {
     CudaDevice::simulated(options, 2).map(Device::Cuda).map_err(|error| error.to_string())
 }
 
+/// Another simulated GPU, which keeps its counters; none where [`cuda_devices`] has none, which then has said so.
+#[cfg(feature = "cuda-sim")]
+pub fn simulated(
+    architecture: tilewright::device::cuda::sim::Architecture,
+    multiprocessors: u32,
+) -> Option<Device> {
+    use tilewright::device::cuda::{CudaDevice, sim::Options};
+    let is_simulated = |device: &Device| matches!(device, Device::Cuda(cuda) if cuda.is_simulated());
+    cuda_devices().iter().find(|device| is_simulated(device))?;
+    let options = Options { architecture, keep_counters: true, ..Options::default() };
+    Some(Device::Cuda(CudaDevice::simulated(options, multiprocessors).unwrap()))
+}
+
 #[cfg(not(feature = "cuda-sim"))]
 fn open_cuda_sim() -> std::result::Result<Device, String> {
     Err("built without the feature `cuda-sim`".into())

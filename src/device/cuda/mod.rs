@@ -151,6 +151,14 @@ impl CudaDevice {
         self.0.simulator.as_ref()
     }
 
+    /// True for a simulated GPU.
+    pub fn is_simulated(&self) -> bool {
+        #[cfg(feature = "cuda-sim")]
+        return self.0.simulator.is_some();
+        #[cfg(not(feature = "cuda-sim"))]
+        false
+    }
+
     fn properties(&self) -> &Properties {
         self.0.driver.properties()
     }
