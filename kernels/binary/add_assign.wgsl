@@ -1,7 +1,8 @@
 // to[i] += values[i], two views of one shape in two memories.
 //
-// Constants: RANK (strided.wgsl), T: the element type.
-// Grid: one thread an element, 256 a workgroup, folded over x and y.
+// Constants: RANK (strided.wgsl), W, T = U: the element type.
+// Parts:     common/strided.wgsl, common/scalars.wgsl or common/quads.wgsl
+// Grid:      one thread an item, 256 a workgroup, folded over x and y. p.n and the offsets are in items.
 
 struct Params {
     n: u32,
@@ -14,8 +15,8 @@ struct Params {
 }
 
 @group(0) @binding(0) var<uniform> p: Params;
-@group(0) @binding(1) var<storage, read> values: array<T>;
-@group(0) @binding(2) var<storage, read_write> to: array<T>;
+@group(0) @binding(1) var<storage, read> values: array<In>;
+@group(0) @binding(2) var<storage, read_write> to: array<Out>;
 
 @compute @workgroup_size(256)
 fn main(
@@ -26,6 +27,6 @@ fn main(
     let i = (wid.x + wid.y * nwg.x) * 256u + lid;
     if (i < p.n) {
         let at = p.to_offset + walk(i, p.sizes, p.to);
-        to[at] = T(f32(to[at]) + f32(values[p.values_offset + walk(i, p.sizes, p.values)]));
+        to[at] = narrow(widen(to[at]) + widen(values[p.values_offset + walk(i, p.sizes, p.values)]));
     }
 }

@@ -1,8 +1,9 @@
 // Elementwise functions and comparisons of two views of one shape: out[i] = f(a[i], b[i]).
 //
-// Constants: RANK (strided.wgsl), KIND: u32 one of the numbers below, T: the element type, U: the
-// type of the result (T, or u32 for comparisons).
-// Grid: one thread an element, 256 a workgroup, folded over x and y.
+// Constants: RANK (strided.wgsl), W, KIND: u32 one of the numbers below, T: the element type, U: the
+//            type of the result (T, or u32 for comparisons).
+// Parts:     common/strided.wgsl, common/scalars.wgsl or common/quads.wgsl
+// Grid:      one thread an item, 256 a workgroup, folded over x and y. p.n and the offsets are in items.
 
 struct Params {
     n: u32,
@@ -15,9 +16,9 @@ struct Params {
 }
 
 @group(0) @binding(0) var<uniform> p: Params;
-@group(0) @binding(1) var<storage, read> a: array<T>;
-@group(0) @binding(2) var<storage, read> b: array<T>;
-@group(0) @binding(3) var<storage, read_write> out: array<U>;
+@group(0) @binding(1) var<storage, read> a: array<In>;
+@group(0) @binding(2) var<storage, read> b: array<In>;
+@group(0) @binding(3) var<storage, read_write> out: array<Out>;
 
 const ADD = 0u;
 const SUB = 1u;
@@ -32,8 +33,7 @@ const LE = 13u;
 const GT = 14u;
 const GE = 15u;
 
-// ARITHMETIC: float operands, computed in f32.
-fn arithmetic(x: f32, y: f32) -> f32 {
+fn arithmetic(x: vec4<f32>, y: vec4<f32>) -> vec4<f32> {
     switch (KIND) {
         case ADD: { return x + y; }
         case SUB: { return x - y; }
@@ -44,14 +44,15 @@ fn arithmetic(x: f32, y: f32) -> f32 {
     }
 }
 
-fn compare(x: T, y: T) -> bool {
+// 1 or 0. Ids do not fit into f32.
+fn compare(x: In, y: In) -> Out {
     switch (KIND) {
-        case EQ: { return x == y; }
-        case NE: { return x != y; }
-        case LT: { return x < y; }
-        case LE: { return x <= y; }
-        case GT: { return x > y; }
-        default: { return x >= y; }
+        case EQ: { return Out(x == y); }
+        case NE: { return Out(x != y); }
+        case LT: { return Out(x < y); }
+        case LE: { return Out(x <= y); }
+        case GT: { return Out(x > y); }
+        default: { return Out(x >= y); }
     }
 }
 
@@ -68,8 +69,8 @@ fn main(
     let x = a[p.a_offset + walk(i, p.sizes, p.a)];
     let y = b[p.b_offset + walk(i, p.sizes, p.b)];
     if (KIND >= EQ) {
-        out[i] = U(compare(x, y));
+        out[i] = compare(x, y);
     } else {
-        out[i] = U(arithmetic(f32(x), f32(y)));
+        out[i] = narrow(arithmetic(widen(x), widen(y)));
     }
 }

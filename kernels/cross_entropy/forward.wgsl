@@ -15,8 +15,8 @@
 //            HAS_IGNORE  bool: rows whose label is p.ignore do not count
 //            GRADIENT    bool: write dlogits
 //            IN_PLACE    bool: the logits are in dlogits, and binding 1 is any buffer
-//            T           f32 or f16
-// Parts:     common/reduce[_subgroup].wgsl
+//            T = U       f32 or f16
+// Parts:     common/reduce[_subgroup].wgsl, common/scalars.wgsl or common/quads.wgsl, common/online_softmax.wgsl
 //
 // Entry count: factor = 1 / (number of rows that count), 0 if there are none
 //   Bindings: 1 labels [rows] u32     2 factor [1] out, f32
@@ -31,28 +31,25 @@
 
 struct Params {
     rows: u32,
-    V: u32,
+    V: u32, // a multiple of W
     ignore: u32,
     pad: u32,
 }
 
-// A finite stand-in for -infinity: the difference of two of them is 0, not NaN.
-const LOWEST: f32 = -3.4e38;
-
 @group(0) @binding(0) var<uniform> p: Params;
 
-@group(0) @binding(1) var<storage, read> logits: array<T>;
+@group(0) @binding(1) var<storage, read> logits: array<In>;
 @group(0) @binding(2) var<storage, read> labels: array<u32>;
 @group(0) @binding(3) var<storage, read> factor: array<f32>;
 @group(0) @binding(4) var<storage, read_write> loss: array<f32>;
 @group(0) @binding(5) var<storage, read_write> lse: array<f32>;
-@group(0) @binding(6) var<storage, read_write> dlogits: array<T>;
+@group(0) @binding(6) var<storage, read_write> dlogits: array<Out>;
 
-fn load(i: u32) -> f32 {
+fn load(i: u32) -> vec4<f32> {
     if (IN_PLACE) {
-        return f32(dlogits[i]);
+        return widen(dlogits[i]);
     }
-    return f32(logits[i]);
+    return widen(logits[i]);
 }
 
 @compute @workgroup_size(BLOCK)
@@ -65,21 +62,17 @@ fn forward(
     if (row >= p.rows) {
         return;
     }
-    let base = row * p.V;
+    let items = p.V / W;
+    let base = row * items;
     let label = labels[row];
     let ignored = HAS_IGNORE && label == p.ignore;
 
-    // `total` is the sum of exp(z - top) over what this invocation has seen, rescaled when `top` rises.
-    var top = LOWEST;
-    var total = 0.0;
-    for (var c = lid; c < p.V; c += BLOCK) {
-        let z = load(base + c);
-        let e = exp(-abs(z - top));
-        total = select(total + e, total * e + 1.0, z > top);
-        top = max(top, z);
+    var seen = NOTHING_SEEN;
+    for (var c = lid; c < items; c += BLOCK) {
+        seen = with_item(seen, load(base + c));
     }
-    let row_top = group_max(top, lid);
-    let row_total = group_sum(total * exp(top - row_top), lid);
+    let row_top = group_max(seen.x, lid);
+    let row_total = group_sum(seen.y * exp(seen.x - row_top), lid);
     let log_total = log(row_total);
 
     // Runtime bits, as a NaN may not be written as a constant.
@@ -91,7 +84,7 @@ fn forward(
             v = invalid;
             if (label < p.V) {
                 // Large terms first: they cancel exactly where the target is the maximum.
-                v = (row_top - load(base + label)) + log_total;
+                v = (row_top - load(base + label / W)[label % W]) + log_total;
             }
         }
         loss[row] = v;
@@ -103,11 +96,12 @@ fn forward(
         if (!ignored && label >= p.V) {
             scale = invalid;
         }
-        for (var c = lid; c < p.V; c += BLOCK) {
+        for (var c = lid; c < items; c += BLOCK) {
             // exp(z - top) / total, not exp(z - lse): log rounds, and on some devices coarsely.
             let softmax = exp(load(base + c) - row_top) / row_total;
-            let d = scale * (softmax - select(0.0, 1.0, c == label));
-            dlogits[base + c] = T(select(d, 0.0, ignored));
+            let columns = vec4(c * W) + vec4(0u, 1u, 2u, 3u);
+            let d = scale * (softmax - vec4<f32>(columns == vec4(label)));
+            dlogits[base + c] = narrow(select(d, vec4(0.0), ignored));
         }
     }
 }

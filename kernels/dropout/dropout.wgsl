@@ -4,8 +4,8 @@
 // is at least p.threshold = round(probability * 2^32). The mask is never stored: backward draws it again.
 //
 // Constants: BLOCK  workgroup size
-//            T      f32 or f16
-// Parts:     common/philox.wgsl
+//            T = U  f32 or f16
+// Parts:     common/philox.wgsl, common/quads.wgsl or, if count is no multiple of four, common/scalars.wgsl
 // Bindings:  1 x [count]     2 out [count] out
 // Grid:      ceil(count / 4 / BLOCK) workgroups, folded: one invocation a block of four elements
 
@@ -19,8 +19,13 @@ struct Params {
 }
 
 @group(0) @binding(0) var<uniform> p: Params;
-@group(0) @binding(1) var<storage, read> x: array<T>;
-@group(0) @binding(2) var<storage, read_write> out: array<T>;
+@group(0) @binding(1) var<storage, read> x: array<In>;
+@group(0) @binding(2) var<storage, read_write> out: array<Out>;
+
+// x times what is kept of it; an infinity that is dropped is 0.
+fn dropped(x: vec4<f32>, kept: vec4<f32>) -> vec4<f32> {
+    return select(x * kept, vec4(0.0), kept == vec4(0.0));
+}
 
 @compute @workgroup_size(BLOCK)
 fn dropout(
@@ -34,9 +39,13 @@ fn dropout(
         return;
     }
     let bits = philox(vec4(p.first + block, 0u, p.offset), p.key);
+    let kept = select(vec4(0.0), vec4(p.scale), bits >= vec4(p.threshold));
+    if (W == 4u) {
+        out[block] = narrow(dropped(widen(x[block]), kept));
+        return;
+    }
     let last = min(4u, p.count - first);
     for (var lane = 0u; lane < last; lane++) {
-        let keep = bits[lane] >= p.threshold;
-        out[first + lane] = T(select(0.0, f32(x[first + lane]) * p.scale, keep));
+        out[first + lane] = narrow(dropped(widen(x[first + lane]), vec4(kept[lane])));
     }
 }

@@ -17,7 +17,8 @@
 //            LANES       power of two that divides BLOCK: lanes a column, in `sum` alone
 //            ACCUMULATE  bool: add to what dtable holds instead of overwriting all of it
 //            T           f32 or f16: dout
-//            D           T or f32: dtable. Gradients of f16 tables may be f32.
+//            U           T or f32: dtable. Gradients of f16 tables may be f32.
+// Parts:     common/scalars.wgsl or common/quads.wgsl
 //
 // Entry count: 1 ids [tokens] u32     2 counts [V] u32, zero at the start
 //              ceil(tokens / BLOCK) workgroups, folded
@@ -27,11 +28,11 @@
 //              any number of workgroups, enough to own V ids if V is small; x alone
 // Entry sum:   1 counts [V]     2 starts [V], as place left it     3 slots [tokens]     4 dout [tokens, C]
 //              5 dtable [V, C] in and out; or the same rows of counts, starts and dtable
-//              V * ceil(C / (BLOCK / LANES)) workgroups, folded, columns fastest
+//              ceil(V * C / W / (BLOCK / LANES)) workgroups, folded, columns fastest
 
 struct Params {
     tokens: u32,
-    C: u32,
+    C: u32,   // in items, as every index of a column
     V: u32,   // in `sum`: of its part of dtable
     pad: u32, // and four more, which the forward uses
     pads: vec4<u32>,
@@ -119,11 +120,11 @@ fn place(
 
 @group(0) @binding(2) var<storage, read> ends: array<u32>;
 @group(0) @binding(3) var<storage, read> sorted: array<u32>;
-@group(0) @binding(4) var<storage, read> dout: array<T>;
-@group(0) @binding(5) var<storage, read_write> dtable: array<D>;
+@group(0) @binding(4) var<storage, read> dout: array<In>;
+@group(0) @binding(5) var<storage, read_write> dtable: array<Out>;
 
 const COLUMNS: u32 = BLOCK / LANES;
-var<workgroup> lane_sums: array<f32, BLOCK>;
+var<workgroup> lane_sums: array<Full, BLOCK>;
 
 @compute @workgroup_size(BLOCK)
 fn sum(
@@ -131,34 +132,30 @@ fn sum(
     @builtin(num_workgroups) nwg: vec3<u32>,
     @builtin(local_invocation_index) lid: u32,
 ) {
-    let group = wid.x + wid.y * nwg.x;
-    let column_groups = (p.C + COLUMNS - 1u) / COLUMNS;
-    let v = group / column_groups;
-    if (v >= p.V) {
-        return;
-    }
     let lane = lid / COLUMNS;
-    let c = (group % column_groups) * COLUMNS + lid % COLUMNS;
+    let at = (wid.x + wid.y * nwg.x) * COLUMNS + lid % COLUMNS;
+    let inside = at < p.V * p.C;
+    let v = min(at / p.C, p.V - 1u);
+    let c = at - v * p.C;
     let end = ends[v];
     let n = counts[v];
 
-    var total = 0.0;
-    if (c < p.C) {
+    var total = vec4(0.0);
+    if (inside) {
         for (var i = end - n + lane; i < end; i += LANES) {
-            total += f32(dout[sorted[i] * p.C + c]);
+            total += widen(dout[sorted[i] * p.C + c]);
         }
     }
-    lane_sums[lid] = total;
+    lane_sums[lid] = full(total);
     workgroupBarrier();
-    if (lane == 0u && c < p.C) {
+    if (lane == 0u && inside) {
         for (var l = 1u; l < LANES; l++) {
-            total += lane_sums[l * COLUMNS + lid];
+            total += vec4<f32>(lane_sums[l * COLUMNS + lid]);
         }
-        let at = v * p.C + c;
         if (!ACCUMULATE) {
-            dtable[at] = D(total);
+            dtable[at] = narrow(total);
         } else if (n > 0u) {
-            dtable[at] = D(f32(dtable[at]) + total);
+            dtable[at] = narrow(widen_out(dtable[at]) + total);
         }
     }
 }

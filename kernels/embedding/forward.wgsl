@@ -4,13 +4,14 @@
 //
 // Constants: BLOCK  workgroup size
 //            PART   bool: the table is only its rows from p.first on; tokens of other rows are left to other launches
-//            T      f32 or f16
+//            T = U  f32 or f16
+// Parts:     common/scalars.wgsl or common/quads.wgsl
 // Bindings:  1 table [V, C], or its rows p.first .. p.first + p.shown     2 ids [tokens] u32     3 out [tokens, C] out
-// Grid:      ceil(tokens * C / BLOCK) workgroups, folded over x and y
+// Grid:      ceil(tokens * C / W / BLOCK) workgroups, folded over x and y
 
 struct Params {
     tokens: u32,
-    C: u32,
+    C: u32, // in items, as every index of a column
     V: u32,
     first: u32,
     shown: u32,
@@ -20,9 +21,9 @@ struct Params {
 }
 
 @group(0) @binding(0) var<uniform> p: Params;
-@group(0) @binding(1) var<storage, read> table: array<T>;
+@group(0) @binding(1) var<storage, read> table: array<In>;
 @group(0) @binding(2) var<storage, read> ids: array<u32>;
-@group(0) @binding(3) var<storage, read_write> out: array<T>;
+@group(0) @binding(3) var<storage, read_write> out: array<Out>;
 
 @compute @workgroup_size(BLOCK)
 fn forward(
@@ -43,6 +44,6 @@ fn forward(
         }
     } else {
         // Runtime bits, as a NaN may not be written as a constant.
-        out[i] = T(bitcast<f32>(id | 0x7fc00000u));
+        out[i] = narrow(vec4(bitcast<f32>(id | 0x7fc00000u)));
     }
 }

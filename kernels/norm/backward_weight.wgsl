@@ -9,28 +9,29 @@
 // Constants: BLOCK  workgroup size
 //            HAS_BIAS, ACCUMULATE: bool
 //            T      f32 or f16: h and dy
-//            OUT    T or f32: dweight and dbias
+//            U      T or f32: dweight and dbias
+// Parts:     common/scalars.wgsl or common/quads.wgsl
 //
-// Entry chunk_sums: the shares of p.chunk rows each, one invocation a column
-//   Bindings: 1 h [rows, C]     2 dy [rows, C]     3 stats [rows, 2] f32     4 partials [chunks, 2, C] out, f32
+// Entry chunk_sums: the shares of p.chunk rows each, one invocation an item of columns
+//   Bindings: 1 h [rows, C]     2 dy [rows, C]     3 stats [rows] vec2: mean, rstd     4 partials [chunks, 2, C] out, f32
 //   Grid:     ceil(C / BLOCK) * chunks workgroups, folded, columns fastest
-// Entry totals: the sum over chunks, one invocation a column; ACCUMULATE adds to what the outputs hold
+// Entry totals: the sum over chunks, one invocation an item of columns; ACCUMULATE adds to what the outputs hold
 //   Bindings: 1 partials [chunks, 2, C] f32     2 dweight [C] out     3 dbias [C] out (a spare buffer unless HAS_BIAS)
 //   Grid:     ceil(C / BLOCK) workgroups, folded
 
 struct Params {
     rows: u32,
-    C: u32,
+    C: u32, // in items, as every index of a column
     chunk: u32,  // rows a chunk
     chunks: u32, // ceil(rows / chunk)
 }
 
 @group(0) @binding(0) var<uniform> p: Params;
 
-@group(0) @binding(1) var<storage, read> h: array<T>;
-@group(0) @binding(2) var<storage, read> dy: array<T>;
-@group(0) @binding(3) var<storage, read> stats: array<f32>;
-@group(0) @binding(4) var<storage, read_write> partials: array<f32>;
+@group(0) @binding(1) var<storage, read> h: array<In>;
+@group(0) @binding(2) var<storage, read> dy: array<In>;
+@group(0) @binding(3) var<storage, read> stats: array<vec2<f32>>;
+@group(0) @binding(4) var<storage, read_write> partials: array<Full>;
 
 @compute @workgroup_size(BLOCK)
 fn chunk_sums(
@@ -46,24 +47,25 @@ fn chunk_sums(
         return;
     }
     let last = min((chunk + 1u) * p.chunk, p.rows);
-    var dw = 0.0;
-    var db = 0.0;
+    var dw = vec4(0.0);
+    var db = vec4(0.0);
     for (var row = chunk * p.chunk; row < last; row++) {
-        let d = f32(dy[row * p.C + c]);
-        let xhat = (f32(h[row * p.C + c]) - stats[row * 2u]) * stats[row * 2u + 1u];
+        let d = widen(dy[row * p.C + c]);
+        let moments = stats[row];
+        let xhat = (widen(h[row * p.C + c]) - moments.x) * moments.y;
         dw += d * xhat;
         db += d;
     }
     let out = chunk * 2u * p.C + c;
-    partials[out] = dw;
+    partials[out] = full(dw);
     if (HAS_BIAS) {
-        partials[out + p.C] = db;
+        partials[out + p.C] = full(db);
     }
 }
 
-@group(0) @binding(1) var<storage, read> shares: array<f32>;
-@group(0) @binding(2) var<storage, read_write> dweight: array<OUT>;
-@group(0) @binding(3) var<storage, read_write> dbias: array<OUT>;
+@group(0) @binding(1) var<storage, read> shares: array<Full>;
+@group(0) @binding(2) var<storage, read_write> dweight: array<Out>;
+@group(0) @binding(3) var<storage, read_write> dbias: array<Out>;
 
 @compute @workgroup_size(BLOCK)
 fn totals(
@@ -75,23 +77,23 @@ fn totals(
     if (c >= p.C) {
         return;
     }
-    var dw = 0.0;
-    var db = 0.0;
+    var dw = vec4(0.0);
+    var db = vec4(0.0);
     for (var chunk = 0u; chunk < p.chunks; chunk++) {
         let at = chunk * 2u * p.C + c;
-        dw += shares[at];
+        dw += vec4<f32>(shares[at]);
         if (HAS_BIAS) {
-            db += shares[at + p.C];
+            db += vec4<f32>(shares[at + p.C]);
         }
     }
     if (ACCUMULATE) {
-        dw += f32(dweight[c]);
+        dw += widen_out(dweight[c]);
     }
-    dweight[c] = OUT(dw);
+    dweight[c] = narrow(dw);
     if (HAS_BIAS) {
         if (ACCUMULATE) {
-            db += f32(dbias[c]);
+            db += widen_out(dbias[c]);
         }
-        dbias[c] = OUT(db);
+        dbias[c] = narrow(db);
     }
 }

@@ -10,8 +10,8 @@
 //
 // Constants: BLOCK  workgroup size, a power of two
 //            RMS, HAS_BIAS, RESIDUAL: bool
-//            T      f32 or f16
-// Parts:     common/reduce[_subgroup].wgsl
+//            T = U  f32 or f16
+// Parts:     common/reduce[_subgroup].wgsl, common/scalars.wgsl or common/quads.wgsl, common/held.wgsl
 // Bindings:  1 x [rows, C]         2 residual [rows, C] (any buffer unless RESIDUAL)
 //            3 weight [C]          4 bias [C] (any buffer unless HAS_BIAS)
 //            5 y [rows, C] out     6 stats [rows, 2] out, f32: mean, rstd
@@ -20,26 +20,31 @@
 
 struct Params {
     rows: u32,
-    C: u32,
+    C: u32, // in items, as every index of a column
     eps: f32,
     pad: u32,
 }
 
 @group(0) @binding(0) var<uniform> p: Params;
-@group(0) @binding(1) var<storage, read> x: array<T>;
-@group(0) @binding(2) var<storage, read> residual: array<T>;
-@group(0) @binding(3) var<storage, read> weight: array<T>;
-@group(0) @binding(4) var<storage, read> bias: array<T>;
-@group(0) @binding(5) var<storage, read_write> y: array<T>;
+@group(0) @binding(1) var<storage, read> x: array<In>;
+@group(0) @binding(2) var<storage, read> residual: array<In>;
+@group(0) @binding(3) var<storage, read> weight: array<In>;
+@group(0) @binding(4) var<storage, read> bias: array<In>;
+@group(0) @binding(5) var<storage, read_write> y: array<Out>;
 @group(0) @binding(6) var<storage, read_write> stats: array<f32>;
-@group(0) @binding(7) var<storage, read_write> sum: array<T>;
+@group(0) @binding(7) var<storage, read_write> sum: array<Out>;
 
-// An invocation reads back only what it wrote to `sum` itself, so no barrier is needed in between.
-fn load(i: u32) -> f32 {
-    if (RESIDUAL) {
-        return f32(sum[i]);
+var<private> held: array<vec4<f32>, HELD_ROOM>;
+
+// Item i of h, the invocation's k-th. What it reads back from `sum` it wrote there itself: that needs no barrier.
+fn item(k: u32, i: u32) -> vec4<f32> {
+    if (HELD > 0u) {
+        return held[k];
     }
-    return f32(x[i]);
+    if (RESIDUAL) {
+        return widen(sum[i]);
+    }
+    return widen(x[i]);
 }
 
 @compute @workgroup_size(BLOCK)
@@ -53,35 +58,48 @@ fn forward(
         return;
     }
     let base = row * p.C;
+    let count = f32(p.C * W);
 
-    if (RESIDUAL) {
-        for (var c = lid; c < p.C; c += BLOCK) {
-            sum[base + c] = T(f32(x[base + c]) + f32(residual[base + c]));
+    var total = 0.0;
+    for (var k = 0u; k < rounds(); k++) {
+        let c = lid + k * BLOCK;
+        if (c < p.C) {
+            var h = widen(x[base + c]);
+            if (RESIDUAL) {
+                let rounded = narrow(h + widen(residual[base + c]));
+                sum[base + c] = rounded;
+                h = widen(rounded);
+            }
+            if (HELD > 0u) {
+                held[k] = h;
+            }
+            total += item_sum(h);
         }
     }
-
     var mean = 0.0;
     if (!RMS) {
-        var total = 0.0;
-        for (var c = lid; c < p.C; c += BLOCK) {
-            total += load(base + c);
-        }
-        mean = group_sum(total, lid) / f32(p.C);
+        mean = group_sum(total, lid) / count;
     }
 
     var squares = 0.0;
-    for (var c = lid; c < p.C; c += BLOCK) {
-        let d = load(base + c) - mean;
-        squares += d * d;
-    }
-    let rstd = 1.0 / sqrt(group_sum(squares, lid) / f32(p.C) + p.eps);
-
-    for (var c = lid; c < p.C; c += BLOCK) {
-        var v = (load(base + c) - mean) * rstd * f32(weight[c]);
-        if (HAS_BIAS) {
-            v += f32(bias[c]);
+    for (var k = 0u; k < rounds(); k++) {
+        let c = lid + k * BLOCK;
+        if (c < p.C) {
+            let d = item(k, base + c) - mean;
+            squares += item_sum(d * d);
         }
-        y[base + c] = T(v);
+    }
+    let rstd = 1.0 / sqrt(group_sum(squares, lid) / count + p.eps);
+
+    for (var k = 0u; k < rounds(); k++) {
+        let c = lid + k * BLOCK;
+        if (c < p.C) {
+            var v = (item(k, base + c) - mean) * rstd * widen(weight[c]);
+            if (HAS_BIAS) {
+                v += widen(bias[c]);
+            }
+            y[base + c] = narrow(v);
+        }
     }
     if (lid == 0u) {
         stats[row * 2u] = mean;

@@ -16,11 +16,10 @@
 //            ROUNDED   u32: the type of 16 bits that the parameters have, F16 or BF16, or 0 if they are f32
 //            MASTER    bool: w is there, as it is for all but bf16 without masters
 // Parts:     common/half.wgsl, common/philox.wgsl, then this
-// Bindings:  1 g [count] f32     2 clip [1 or more] f32, clip[0] = coefficient (any buffer unless HAS_CLIP)
+// Bindings:  1 g [count] f32, count a multiple of 4     2 clip [1 or more] f32, clip[0] = coefficient (any buffer unless HAS_CLIP)
 //            3 w [count] f32 in and out (a spare buffer unless MASTER)     4 m, 5 v [count] f32 in and out
 //            6 rounded [count] of 16 bits, two a word, in and out (a spare buffer if ROUNDED is 0)
-// Grid:      ceil(count / BLOCK) workgroups, folded over x and y. If ROUNDED is not 0, count is a multiple of 4, one
-//            invocation takes four elements, and there are a quarter as many workgroups
+// Grid:      ceil(count / 4 / BLOCK) workgroups, folded over x and y: an invocation takes four elements
 
 const F16 = 1u;
 const BF16 = 2u;
@@ -41,26 +40,26 @@ struct Params {
 }
 
 @group(0) @binding(0) var<uniform> p: Params;
-@group(0) @binding(1) var<storage, read> g: array<f32>;
+@group(0) @binding(1) var<storage, read> g: array<vec4<f32>>;
 @group(0) @binding(2) var<storage, read> clip: array<f32>;
-@group(0) @binding(3) var<storage, read_write> w: array<f32>;
-@group(0) @binding(4) var<storage, read_write> m: array<f32>;
-@group(0) @binding(5) var<storage, read_write> v: array<f32>;
-@group(0) @binding(6) var<storage, read_write> rounded: array<u32>;
+@group(0) @binding(3) var<storage, read_write> w: array<vec4<f32>>;
+@group(0) @binding(4) var<storage, read_write> m: array<vec4<f32>>;
+@group(0) @binding(5) var<storage, read_write> v: array<vec4<f32>>;
+@group(0) @binding(6) var<storage, read_write> rounded: array<vec2<u32>>;
 
-// What becomes of element i.
-fn updated(i: u32, old: f32) -> f32 {
+// What becomes of elements 4 i to 4 i + 3.
+fn updated(i: u32, old: vec4<f32>) -> vec4<f32> {
     var grad = g[i];
     if (HAS_CLIP) {
         grad *= clip[0];
     }
     // What is fused is said: a compiler may do either, in each specialisation as it likes.
-    let m1 = fma(p.beta1, m[i], (1.0 - p.beta1) * grad);
-    let v1 = fma(p.beta2, v[i], (1.0 - p.beta2) * grad * grad);
+    let m1 = fma(vec4(p.beta1), m[i], (1.0 - p.beta1) * grad);
+    let v1 = fma(vec4(p.beta2), v[i], (1.0 - p.beta2) * grad * grad);
     m[i] = m1;
     v[i] = v1;
     let step = (m1 * p.correction1) / (sqrt(v1 * p.correction2) + p.eps);
-    return fma(-p.lr, fma(p.decay, old, step), old);
+    return fma(vec4(-p.lr), fma(vec4(p.decay), old, step), old);
 }
 
 fn stochastic_bits(x: f32, bits: u32) -> u32 {
@@ -69,42 +68,43 @@ fn stochastic_bits(x: f32, bits: u32) -> u32 {
     return select(sum, bf16_bits(x), is_nan);
 }
 
+fn rounded_bits(x: f32) -> u32 {
+    if (ROUNDED == F16) {
+        return f16_bits(x);
+    }
+    return bf16_bits(x);
+}
+
 @compute @workgroup_size(BLOCK)
 fn adamw(
     @builtin(workgroup_id) wid: vec3<u32>,
     @builtin(num_workgroups) nwg: vec3<u32>,
     @builtin(local_invocation_index) lid: u32,
 ) {
-    let index = (wid.x + wid.y * nwg.x) * BLOCK + lid;
-    if (ROUNDED == 0u) {
-        if (index < p.count) {
-            w[index] = updated(index, w[index]);
+    let i = (wid.x + wid.y * nwg.x) * BLOCK + lid;
+    if (i >= p.count / 4u) {
+        return;
+    }
+    if (MASTER) {
+        let x = updated(i, w[i]);
+        w[i] = x;
+        if (ROUNDED != 0u) {
+            let bits = vec4(rounded_bits(x.x), rounded_bits(x.y), rounded_bits(x.z), rounded_bits(x.w));
+            rounded[i] = bits.xz | (bits.yw << vec2(16u));
         }
         return;
     }
-    if (index >= p.count / 4u) {
-        return;
-    }
-    var random: vec4<u32>;
-    if (!MASTER) {
-        let low = p.random.x + index;
-        random = philox(vec4(low, p.random.y + u32(low < index), p.step), p.key);
-    }
-    for (var pair = 0u; pair < 2u; pair++) {
-        let word = index * 2u + pair;
-        var bits = 0u;
-        for (var side = 0u; side < 2u; side++) {
-            let i = word * 2u + side;
-            let shift = side * 16u;
-            if (MASTER) {
-                let value = updated(i, w[i]);
-                w[i] = value;
-                bits |= select(bf16_bits(value), f16_bits(value), ROUNDED == F16) << shift;
-            } else {
-                let value = updated(i, bf16_value((rounded[word] >> shift) & 0xffffu));
-                bits |= stochastic_bits(value, random[pair * 2u + side]) << shift;
-            }
-        }
-        rounded[word] = bits;
-    }
+    let low = p.random.x + i;
+    let random = philox(vec4(low, p.random.y + u32(low < i), p.step), p.key);
+    let old = rounded[i];
+    let even = vec2(bf16_value(old.x & 0xffffu), bf16_value(old.y & 0xffffu));
+    let odd = vec2(bf16_value(old.x >> 16u), bf16_value(old.y >> 16u));
+    let x = updated(i, vec4(even.x, odd.x, even.y, odd.y));
+    let bits = vec4(
+        stochastic_bits(x.x, random.x),
+        stochastic_bits(x.y, random.y),
+        stochastic_bits(x.z, random.z),
+        stochastic_bits(x.w, random.w),
+    );
+    rounded[i] = bits.xz | (bits.yw << vec2(16u));
 }

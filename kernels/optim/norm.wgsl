@@ -10,7 +10,7 @@
 // Parts:     common/reduce[_subgroup].wgsl
 //
 // Entry squares: once a tensor
-//   Bindings: 1 g [count] f32     2 partials out, f32: slots p.slot .. p.slot + ceil(count / chunk)
+//   Bindings: 1 g [count] f32, read by quads: count and chunk are multiples of 4     2 partials out, f32: slots p.slot .. p.slot + ceil(count / chunk)
 //   Grid:     ceil(count / chunk) workgroups, folded over x and y
 // Entry clip: once; here count is the number of slots
 //   Bindings: 1 partials [count] f32     2 clip [2] out, f32: coefficient, norm
@@ -25,7 +25,7 @@ struct Params {
 
 @group(0) @binding(0) var<uniform> p: Params;
 
-@group(0) @binding(1) var<storage, read> g: array<f32>;
+@group(0) @binding(1) var<storage, read> g: array<vec4<f32>>;
 @group(0) @binding(2) var<storage, read_write> partials: array<f32>;
 
 @compute @workgroup_size(BLOCK)
@@ -38,12 +38,11 @@ fn squares(
     if (group >= (p.count + p.chunk - 1u) / p.chunk) {
         return;
     }
-    let first = group * p.chunk;
-    let last = first + min(p.chunk, p.count - first);
+    let first = group * p.chunk / 4u;
+    let last = min(first + p.chunk / 4u, p.count / 4u);
     var total = 0.0;
     for (var i = first + lid; i < last; i += BLOCK) {
-        let v = g[i];
-        total += v * v;
+        total += dot(g[i], g[i]);
     }
     let sum = group_sum(total, lid);
     if (lid == 0u) {

@@ -1,14 +1,15 @@
 // Reduces down columns: out[o, c, j] = f over i of x[o, c * piece + i, j], for x [outer, n, inner].
-// One thread an output, neighbours in neighbouring columns; the host reduces the pieces once more.
+// One thread an item of outputs, neighbours in neighbouring columns; the host reduces the pieces once more.
 //
 // Constants: KIND: u32 (0 sum, 1 max, 2 min), T, U: element types of x and of out.
+// Parts:     common/scalars.wgsl or common/quads.wgsl
 // Grid:      outer * pieces * inner threads, 256 a workgroup, folded over x and y
 
 struct Params {
     n: u32,
     piece: u32,
     pieces: u32,
-    inner: u32,
+    inner: u32, // in items
     threads: u32,
     pad0: u32,
     pad1: u32,
@@ -16,8 +17,8 @@ struct Params {
 }
 
 @group(0) @binding(0) var<uniform> p: Params;
-@group(0) @binding(1) var<storage, read> x: array<T>;
-@group(0) @binding(2) var<storage, read_write> out: array<U>;
+@group(0) @binding(1) var<storage, read> x: array<In>;
+@group(0) @binding(2) var<storage, read_write> out: array<Out>;
 
 @compute @workgroup_size(256)
 fn main(
@@ -34,14 +35,14 @@ fn main(
     let first = (group % p.pieces) * p.piece;
     let end = min(first + p.piece, p.n);
     let base = (group / p.pieces) * p.n;
-    var result = f32(x[(base + first) * p.inner + column]);
+    var result = widen(x[(base + first) * p.inner + column]);
     for (var i = first + 1u; i < end; i++) {
-        let v = f32(x[(base + i) * p.inner + column]);
+        let v = widen(x[(base + i) * p.inner + column]);
         switch (KIND) {
             case 0u: { result += v; }
             case 1u: { result = max(result, v); }
             default: { result = min(result, v); }
         }
     }
-    out[thread] = U(result);
+    out[thread] = narrow(result);
 }

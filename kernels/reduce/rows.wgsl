@@ -2,18 +2,18 @@
 // One workgroup a piece; the host reduces the pieces of a row once more.
 //
 // Constants: BLOCK, KIND: u32 (0 sum, 1 max, 2 min), T, U: element types of x and of out.
-// Parts:     common/reduce.wgsl or common/reduce_subgroup.wgsl
+// Parts:     common/reduce[_subgroup].wgsl, common/scalars.wgsl or common/quads.wgsl
 // Grid:      outer * pieces workgroups, folded over x and y
 
 struct Params {
-    n: u32,
-    piece: u32,
+    n: u32,     // in items, as
+    piece: u32, // this is
     pieces: u32,
     groups: u32,
 }
 
 @group(0) @binding(0) var<uniform> p: Params;
-@group(0) @binding(1) var<storage, read> x: array<T>;
+@group(0) @binding(1) var<storage, read> x: array<In>;
 @group(0) @binding(2) var<storage, read_write> out: array<U>;
 
 @compute @workgroup_size(BLOCK)
@@ -31,11 +31,11 @@ fn main(
     let end = min(first + p.piece, p.n);
     // There is an element, so that every lane can start from one: no infinity is needed.
     var sum = 0.0;
-    var extreme = f32(x[row * p.n + first]);
+    var extreme = widen(x[row * p.n + first]);
     for (var i = first + lid; i < end; i += BLOCK) {
-        let v = f32(x[row * p.n + i]);
+        let v = widen(x[row * p.n + i]);
         if (KIND == 0u) {
-            sum += v;
+            sum += item_sum(v);
         } else {
             extreme = select(min(extreme, v), max(extreme, v), KIND == 1u);
         }
@@ -44,9 +44,9 @@ fn main(
     if (KIND == 0u) {
         result = group_sum(sum, lid);
     } else if (KIND == 1u) {
-        result = group_max(extreme, lid);
+        result = group_max(item_max(extreme), lid);
     } else {
-        result = -group_max(-extreme, lid);
+        result = -group_max(item_max(-extreme), lid);
     }
     if (lid == 0u) {
         out[group] = U(result);

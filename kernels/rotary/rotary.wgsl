@@ -11,16 +11,17 @@
 // Constants: BLOCK        workgroup size
 //            INTERLEAVED  bool
 //            DIRECTION    f32, 1.0 or -1.0
-//            T            f32 or f16
+//            T = U        f32 or f16
+// Parts:     common/scalars.wgsl or, if R/2 and D are multiples of four and pairs are halves, common/quads.wgsl
 // Bindings:  1 x [B, NH, T, D], any strides but 1 along D     2 cos [positions, R/2] f32     3 sin, alike
 //            4 out [B, NH, T, D] contiguous
-// Grid:      ceil(B * NH * T * (R/2 + D - R) / BLOCK) workgroups, folded: one invocation a pair or copied element
+// Grid:      ceil(B * NH * T * (R/2 + D - R) / BLOCK) workgroups, folded: one invocation an item of pairs, or a copied item
 
 struct Params {
     B: u32,
     NH: u32,
     steps: u32, // T
-    D: u32,
+    D: u32,     // in items, as is all that follows but the position
     R: u32,     // rotated dimensions, even, at most D
     start: u32, // position of the first step
     x_offset: u32,
@@ -32,10 +33,10 @@ struct Params {
 }
 
 @group(0) @binding(0) var<uniform> p: Params;
-@group(0) @binding(1) var<storage, read> x: array<T>;
-@group(0) @binding(2) var<storage, read> cos_table: array<f32>;
-@group(0) @binding(3) var<storage, read> sin_table: array<f32>;
-@group(0) @binding(4) var<storage, read_write> out: array<T>;
+@group(0) @binding(1) var<storage, read> x: array<In>;
+@group(0) @binding(2) var<storage, read> cos_table: array<Full>;
+@group(0) @binding(3) var<storage, read> sin_table: array<Full>;
+@group(0) @binding(4) var<storage, read_write> out: array<Out>;
 
 @compute @workgroup_size(BLOCK)
 fn rotary(
@@ -59,7 +60,7 @@ fn rotary(
 
     if (item >= pairs) {
         let d = item + pairs;
-        out[dest + d] = x[source + d];
+        out[dest + d] = narrow(widen(x[source + d]));
         return;
     }
     var first = item;
@@ -69,10 +70,10 @@ fn rotary(
         second = first + 1u;
     }
     let angle = (p.start + t) * pairs + item;
-    let c = cos_table[angle];
-    let s = sin_table[angle] * DIRECTION;
-    let a = f32(x[source + first]);
-    let z = f32(x[source + second]);
-    out[dest + first] = T(a * c - z * s);
-    out[dest + second] = T(z * c + a * s);
+    let c = vec4<f32>(cos_table[angle]);
+    let s = vec4<f32>(sin_table[angle]) * DIRECTION;
+    let a = widen(x[source + first]);
+    let z = widen(x[source + second]);
+    out[dest + first] = narrow(a * c - z * s);
+    out[dest + second] = narrow(z * c + a * s);
 }

@@ -2,29 +2,35 @@
 //
 //   y = exp(x - max(x)) / sum(exp(x - max(x)))               LOG: x - max(x) - log(sum(exp(x - max(x))))
 //
-// The maximum and the sum come from one reading of the row (online softmax, Milakov and Gimelshein 2018).
 // A row of -infinity alone gives NaN, as in PyTorch.
 //
 // Constants: BLOCK  workgroup size, a power of two
 //            LOG    bool
-//            T      f32 or f16
-// Parts:     common/reduce[_subgroup].wgsl
+//            T = U  f32 or f16
+// Parts:     common/reduce[_subgroup].wgsl, common/scalars.wgsl or common/quads.wgsl, common/online_softmax.wgsl, common/held.wgsl
 // Bindings:  1 x [rows, C]     2 y [rows, C] out
 // Grid:      one workgroup a row, folded over x and y
 
 struct Params {
     rows: u32,
-    C: u32,
+    C: u32, // in items, as every index of a column
     pad0: u32,
     pad1: u32,
 }
 
-// A finite stand-in for -infinity: the difference of two of them is 0, not NaN.
-const LOWEST: f32 = -3.4e38;
-
 @group(0) @binding(0) var<uniform> p: Params;
-@group(0) @binding(1) var<storage, read> x: array<T>;
-@group(0) @binding(2) var<storage, read_write> y: array<T>;
+@group(0) @binding(1) var<storage, read> x: array<In>;
+@group(0) @binding(2) var<storage, read_write> y: array<Out>;
+
+var<private> held: array<vec4<f32>, HELD_ROOM>;
+
+// Item i, the invocation's k-th of its row.
+fn item(k: u32, i: u32) -> vec4<f32> {
+    if (HELD > 0u) {
+        return held[k];
+    }
+    return widen(x[i]);
+}
 
 @compute @workgroup_size(BLOCK)
 fn forward(
@@ -38,26 +44,30 @@ fn forward(
     }
     let base = row * p.C;
 
-    // `total` is the sum of exp(v - top) over what this invocation has seen, rescaled when `top` rises.
-    var top = LOWEST;
-    var total = 0.0;
-    for (var c = lid; c < p.C; c += BLOCK) {
-        let v = f32(x[base + c]);
-        let e = exp(-abs(v - top));
-        total = select(total + e, total * e + 1.0, v > top);
-        top = max(top, v);
-    }
-    let row_top = group_max(top, lid);
-    let row_total = group_sum(total * exp(top - row_top), lid);
-
-    if (LOG) {
-        let log_total = log(row_total);
-        for (var c = lid; c < p.C; c += BLOCK) {
-            y[base + c] = T(f32(x[base + c]) - row_top - log_total);
+    var seen = NOTHING_SEEN;
+    for (var k = 0u; k < rounds(); k++) {
+        let c = lid + k * BLOCK;
+        if (c < p.C) {
+            let v = widen(x[base + c]);
+            if (HELD > 0u) {
+                held[k] = v;
+            }
+            seen = with_item(seen, v);
         }
-    } else {
-        for (var c = lid; c < p.C; c += BLOCK) {
-            y[base + c] = T(exp(f32(x[base + c]) - row_top) / row_total);
+    }
+    let top = group_max(seen.x, lid);
+    let total = group_sum(seen.y * exp(seen.x - top), lid);
+    let log_total = log(total);
+
+    for (var k = 0u; k < rounds(); k++) {
+        let c = lid + k * BLOCK;
+        if (c < p.C) {
+            let v = item(k, base + c);
+            if (LOG) {
+                y[base + c] = narrow(v - top - log_total);
+            } else {
+                y[base + c] = narrow(exp(v - top) / total);
+            }
         }
     }
 }

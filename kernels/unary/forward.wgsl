@@ -1,7 +1,8 @@
 // y[i] = f(x[i]), x any view.
 //
-// Constants: RANK (strided.wgsl), KIND (functions.wgsl), T: the element type.
-// Grid: one thread an element, 256 a workgroup, folded over x and y.
+// Constants: RANK (strided.wgsl), W, KIND (functions.wgsl), T = U: the element type.
+// Parts:     common/strided.wgsl, common/scalars.wgsl or common/quads.wgsl, functions.wgsl
+// Grid:      one thread an item, 256 a workgroup, folded over x and y. p.n and the offsets are in items.
 
 struct Params {
     n: u32,
@@ -13,8 +14,8 @@ struct Params {
 }
 
 @group(0) @binding(0) var<uniform> p: Params;
-@group(0) @binding(1) var<storage, read> x: array<T>;
-@group(0) @binding(2) var<storage, read_write> y: array<T>;
+@group(0) @binding(1) var<storage, read> x: array<In>;
+@group(0) @binding(2) var<storage, read_write> y: array<Out>;
 
 @compute @workgroup_size(256)
 fn main(
@@ -24,6 +25,6 @@ fn main(
 ) {
     let i = (wid.x + wid.y * nwg.x) * 256u + lid;
     if (i < p.n) {
-        y[i] = T(value(f32(x[p.x_offset + walk(i, p.sizes, p.x)]), p.a, p.b));
+        y[i] = narrow(value(widen(x[p.x_offset + walk(i, p.sizes, p.x)]), p.a, p.b));
     }
 }

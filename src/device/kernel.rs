@@ -121,6 +121,12 @@ impl Kernel {
         self
     }
 
+    /// Adds constants.
+    pub fn with_all(mut self, constants: impl IntoIterator<Item = (&'static str, Constant)>) -> Self {
+        self.constants.extend(constants);
+        self
+    }
+
     /// Runs the kernel without run-time checks and with workgroup memory unspecified at the start,
     /// unless the device is in checked mode.
     ///

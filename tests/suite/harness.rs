@@ -8,10 +8,10 @@ use tilewright::{DType, Device, Result, Tensor};
 
 /// Every device the suite runs on: the CPU, and through wgpu the first GPU, or else a software adapter.
 ///
-/// That adapter is opened twice: with all it has, and as the weakest conforming adapter would be,
-/// because kernels take other paths without f16 and without subgroups. Both are in checked mode, where a
-/// stray access of a kernel shows as a wrong number and not as a crash. Devices are opened once for the
-/// whole process: concurrent creation has crashed drivers.
+/// That adapter is opened with all it has, and as the weakest conforming adapter would be, because kernels take
+/// other paths without f16 and without subgroups; a software adapter also with the kernels that GPUs get. All are in
+/// checked mode, where a stray access of a kernel shows as a wrong number and not as a crash. Devices are opened
+/// once for the whole process: concurrent creation has crashed drivers.
 ///
 /// Says on stderr what ran and what did not. A device named in `TILEWRIGHT_REQUIRE` (separated by
 /// commas) that is absent is a failure.
@@ -19,6 +19,14 @@ pub fn devices() -> &'static [Device] {
     static DEVICES: LazyLock<Vec<Device>> = LazyLock::new(open);
     &DEVICES
 }
+
+/// How [`open_wgpu`] opens its devices.
+const WGPU: [&str; 4] = [
+    "wgpu",
+    "wgpu with WebGPU's defaults",
+    "wgpu with GPU kernels",
+    "wgpu with WebGPU's defaults and GPU kernels",
+];
 
 /// All of [`devices`] but the CPU.
 pub fn gpus() -> &'static [Device] {
@@ -31,8 +39,10 @@ fn open() -> Vec<Device> {
     let mut present = vec!["cpu"];
     match open_wgpu() {
         Ok(found) => {
-            report.extend(found.iter().map(|(device, how)| format!("RUN on {device}, {how}")));
-            devices.extend(found.into_iter().map(|(device, _)| device));
+            report.extend(
+                found.iter().zip(WGPU).map(|(device, how)| format!("RUN on {device}, {how}, checked")),
+            );
+            devices.extend(found);
             present.push("wgpu");
         }
         Err(reason) => report.push(format!("NOT RUN on wgpu: {reason}")),
@@ -118,18 +128,17 @@ fn open_cuda() -> std::result::Result<Device, String> {
     Err("built without the feature `cuda`".into())
 }
 
-/// A short name for messages, which tells the two devices of one adapter apart.
+/// A short name for messages, which tells the devices of one adapter apart.
 pub fn label(device: &Device) -> String {
     match devices().iter().position(|d| d == device) {
         Some(0) => "cpu".into(),
-        Some(1) => "wgpu".into(),
-        Some(2) => "wgpu with WebGPU's defaults".into(),
+        Some(i) => WGPU[i - 1].into(),
         _ => device.to_string(),
     }
 }
 
 #[cfg(feature = "wgpu")]
-fn open_wgpu() -> std::result::Result<Vec<(Device, &'static str)>, String> {
+fn open_wgpu() -> std::result::Result<Vec<Device>, String> {
     use tilewright::device::wgpu::{AdapterChoice, Selector, WgpuDevice};
     let open = |how: &dyn Fn(Selector) -> Selector| {
         WgpuDevice::new(&how(AdapterChoice::Gpu.into()))
@@ -137,14 +146,17 @@ fn open_wgpu() -> std::result::Result<Vec<(Device, &'static str)>, String> {
             .map(Device::Wgpu)
             .map_err(|error| error.to_string())
     };
-    Ok(vec![
-        (open(&Selector::checked)?, "checked"),
-        (open(&|selector| selector.checked().portable())?, "checked, with WebGPU's defaults"),
-    ])
+    let mut devices = vec![open(&Selector::checked)?, open(&|selector| selector.checked().portable())?];
+    // A GPU has its kernels anyway.
+    if matches!(&devices[0], Device::Wgpu(device) if device.is_software()) {
+        devices.push(open(&|selector| selector.checked().gpu_kernels())?);
+        devices.push(open(&|selector| selector.checked().portable().gpu_kernels())?);
+    }
+    Ok(devices)
 }
 
 #[cfg(not(feature = "wgpu"))]
-fn open_wgpu() -> std::result::Result<Vec<(Device, &'static str)>, String> {
+fn open_wgpu() -> std::result::Result<Vec<Device>, String> {
     Err("built without the feature `wgpu`".into())
 }
 

@@ -52,6 +52,8 @@ pub struct Selector {
     /// Asks for bindings of at most so many bytes, where the adapter has larger ones: larger tensors are then used in
     /// windows, as on adapters that have no more.
     pub binding_bytes: Option<u64>,
+    /// Launches the kernels that are for GPUs on a software adapter too, which runs them slower than its own: to test them.
+    pub gpu_kernels: bool,
 }
 
 impl Selector {
@@ -70,6 +72,12 @@ impl Selector {
     /// The same selection with bindings of at most so many bytes.
     pub fn binding_bytes(mut self, bytes: u64) -> Self {
         self.binding_bytes = Some(bytes);
+        self
+    }
+
+    /// The same selection with the kernels that are for GPUs.
+    pub fn gpu_kernels(mut self) -> Self {
+        self.gpu_kernels = true;
         self
     }
 }

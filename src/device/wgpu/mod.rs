@@ -63,6 +63,8 @@ struct Inner {
     features: wgpu::Features,
     limits: wgpu::Limits,
     checked: bool,
+    /// Whether a software adapter gets the kernels for GPUs.
+    gpu_kernels: bool,
     /// The random numbers of this device, see `Device::set_seed`.
     generator: Mutex<Stream>,
     // Last: the others' wgpu objects go before their device does.
@@ -114,7 +116,7 @@ impl WgpuDevice {
         let uncaptured = faults.clone();
         device.on_uncaptured_error(Arc::new(move |error| uncaptured.set_stray(error)));
         let clock = Clock::default();
-        Self::assemble(Gpu { device, queue, faults, name, clock }, adapter, selector.checked)
+        Self::assemble(Gpu { device, queue, faults, name, clock }, adapter, selector)
     }
 
     /// A device beside wgpu code of your own, on its device and queue.
@@ -130,11 +132,11 @@ impl WgpuDevice {
         let name = format!("wgpu ({}, {:?})", adapter.name, adapter.backend);
         let faults = Faults::new(name.clone());
         let clock = Clock::default();
-        Self::assemble(Gpu { device, queue, faults, name, clock }, adapter, false)
+        Self::assemble(Gpu { device, queue, faults, name, clock }, adapter, &Selector::default())
     }
 
-    fn assemble(gpu: Gpu, adapter: wgpu::AdapterInfo, checked: bool) -> Result<Self> {
-        let checked = checked || std::env::var("TILEWRIGHT_CHECKED").is_ok_and(|v| v == "1");
+    fn assemble(gpu: Gpu, adapter: wgpu::AdapterInfo, selector: &Selector) -> Result<Self> {
+        let checked = selector.checked || std::env::var("TILEWRIGHT_CHECKED").is_ok_and(|v| v == "1");
         let lost = gpu.faults.clone();
         gpu.device.set_device_lost_callback(move |reason, message| {
             let message = message.trim();
@@ -150,6 +152,7 @@ impl WgpuDevice {
             features: gpu.device.features(),
             limits: gpu.device.limits(),
             checked,
+            gpu_kernels: selector.gpu_kernels,
             generator: Mutex::new(Stream { seed: 0, offset: 0 }),
             gpu,
         })))
@@ -187,7 +190,7 @@ impl WgpuDevice {
 
     pub(crate) fn class(&self) -> Class {
         let subgroups = self.has_subgroups().then_some(self.0.adapter.subgroup_min_size);
-        Class { software: self.is_software(), subgroups }
+        Class { software: self.is_software() && !self.0.gpu_kernels, subgroups }
     }
 
     /// The limits that the device was opened with.

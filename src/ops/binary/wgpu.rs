@@ -3,21 +3,25 @@ use super::{Comparison, Kind};
 use crate::device::wgpu::launched::Launched;
 use crate::device::wgpu::{Binding, Constant, Kernel, WgpuDevice};
 #[cfg(test)]
-use crate::ops::launch::wgpu::{FLOATS, RANKS};
-use crate::ops::launch::wgpu::{PairParams, STRIDED, Walk, element, kernel, output, threads};
+use crate::ops::launch::wgpu::{FLOATS, WALKS};
+use crate::ops::launch::wgpu::{PairParams, STRIDED, Walk, Width, by_width, of_width, output, threads};
 use crate::ops::launch::windows;
 use crate::{DType, Result, Tensor};
 
-const BINARY: &[&str] = &[STRIDED, include_str!("../../../kernels/binary/binary.wgsl")];
-const ADD_ASSIGN: &[&str] = &[STRIDED, include_str!("../../../kernels/binary/add_assign.wgsl")];
+const BINARY: &str = include_str!("../../../kernels/binary/binary.wgsl");
+const ADD_ASSIGN: &str = include_str!("../../../kernels/binary/add_assign.wgsl");
 
-fn binary_kernel(kind: u32, rank: Constant, from: DType, to: DType) -> Kernel {
-    let constants = [("RANK", rank), ("KIND", Constant::U32(kind)), element(from), ("U", Constant::Type(to))];
-    kernel("binary", BINARY, constants)
+fn binary_kernel(kind: u32, rank: Constant, width: Width, from: DType, to: DType) -> Kernel {
+    Kernel::builtin("binary", by_width!(width, [STRIDED, BINARY]), "main")
+        .with("RANK", rank)
+        .with("KIND", kind)
+        .with_all(of_width(width, from, to))
 }
 
-fn add_assign_kernel(rank: Constant, dtype: DType) -> Kernel {
-    kernel("add_assign", ADD_ASSIGN, [("RANK", rank), element(dtype)])
+fn add_assign_kernel(rank: Constant, width: Width, dtype: DType) -> Kernel {
+    Kernel::builtin("add_assign", by_width!(width, [STRIDED, ADD_ASSIGN]), "main")
+        .with("RANK", rank)
+        .with_all(of_width(width, dtype, dtype))
 }
 
 /// Comparisons follow the arithmetic.
@@ -31,10 +35,10 @@ fn run(device: &WgpuDevice, kind: u32, a: &Tensor, b: &Tensor, result: DType) ->
         let walk = Walk::new([a, b])?;
         let [a_buffer, b_buffer] = &walk.buffers;
         device.run(
-            &binary_kernel(kind, walk.rank, a.dtype(), result),
+            &binary_kernel(kind, walk.rank, walk.width, a.dtype(), result),
             &[Binding::Read(a_buffer), Binding::Read(b_buffer), Binding::Write(&out.wgpu()?)],
             &PairParams::from(&walk),
-            threads(a.elements()),
+            threads(walk.n),
         )
     })?;
     Ok(vec![out])
@@ -55,10 +59,10 @@ pub fn add_assign(device: &WgpuDevice, to: &Tensor, values: &Tensor) -> Result<(
         let walk = Walk::new([values, to])?;
         let [values_buffer, to_buffer] = &walk.buffers;
         device.run(
-            &add_assign_kernel(walk.rank, to.dtype()),
+            &add_assign_kernel(walk.rank, walk.width, to.dtype()),
             &[Binding::Read(values_buffer), Binding::Write(to_buffer)],
             &PairParams::from(&walk),
-            threads(to.elements()),
+            threads(walk.n),
         )
     })
 }
@@ -68,15 +72,21 @@ pub(crate) fn launched() -> Vec<Launched> {
     let arithmetic = [Kind::Add, Kind::Sub, Kind::Mul, Kind::Div, Kind::Maximum, Kind::Minimum];
     let comparisons =
         [Comparison::Eq, Comparison::Ne, Comparison::Lt, Comparison::Le, Comparison::Gt, Comparison::Ge];
+    let flat = Constant::U32(1);
     let mut all = Vec::new();
     for dtype in FLOATS {
-        let flat = Constant::U32(1);
-        all.extend(arithmetic.map(|kind| binary_kernel(kind as u32, flat, dtype, dtype)));
-        all.extend(comparisons.map(|comparison| binary_kernel(number(comparison), flat, dtype, DType::U32)));
-        for rank in RANKS.map(Constant::U32) {
-            all.push(binary_kernel(Kind::Add as u32, rank, dtype, dtype));
-            all.push(add_assign_kernel(rank, dtype));
+        for width in Width::ALL {
+            all.extend(arithmetic.map(|kind| binary_kernel(kind as u32, flat, width, dtype, dtype)));
+            all.extend(comparisons.map(|kind| binary_kernel(number(kind), flat, width, dtype, DType::U32)));
         }
+        for (rank, width) in WALKS {
+            all.push(binary_kernel(Kind::Add as u32, rank, width, dtype, dtype));
+            all.push(add_assign_kernel(rank, width, dtype));
+        }
+    }
+    // Ids are compared alone.
+    for width in Width::ALL {
+        all.extend(comparisons.map(|kind| binary_kernel(number(kind), flat, width, DType::U32, DType::U32)));
     }
     all.into_iter().map(Launched::from).collect()
 }

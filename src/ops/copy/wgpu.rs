@@ -2,16 +2,14 @@
 use crate::device::wgpu::launched::Launched;
 use crate::device::wgpu::{Binding, Constant, Kernel, WgpuDevice, Work};
 #[cfg(test)]
-use crate::ops::launch::wgpu::RANKS;
-use crate::ops::launch::wgpu::{PairParams, STRIDED, Walk, element, kernel, output, threads};
+use crate::ops::launch::wgpu::WALKS;
+use crate::ops::launch::wgpu::{HALF, PairParams, STRIDED, Walk, Width, element, kernel, output, threads};
 use crate::ops::launch::windows;
 use crate::{DType, Error, Result, Tensor};
 
-const COPY: &[&str] = &[
-    STRIDED,
-    include_str!("../../../kernels/common/half.wgsl"),
-    include_str!("../../../kernels/copy/copy.wgsl"),
-];
+const CONVERT: &str = include_str!("../../../kernels/copy/convert.wgsl");
+const COPY: &[&str] = &[STRIDED, HALF, CONVERT, include_str!("../../../kernels/copy/copy.wgsl")];
+const QUADS: &[&str] = &[STRIDED, HALF, CONVERT, include_str!("../../../kernels/copy/quads.wgsl")];
 const TYPED: &[&str] = &[STRIDED, include_str!("../../../kernels/copy/typed.wgsl")];
 
 fn type_code(dtype: DType) -> Constant {
@@ -26,6 +24,10 @@ fn type_code(dtype: DType) -> Constant {
 
 fn copy_kernel(rank: Constant, from: DType, to: DType) -> Kernel {
     kernel("copy", COPY, [("RANK", rank), ("SRC", type_code(from)), ("DST", type_code(to))])
+}
+
+fn quads_kernel(rank: Constant, from: DType, to: DType) -> Kernel {
+    kernel("copy_quads", QUADS, [("RANK", rank), ("SRC", type_code(from)), ("DST", type_code(to))])
 }
 
 /// For places that share their words with others.
@@ -58,12 +60,16 @@ pub fn assign(device: &WgpuDevice, to: &Tensor, values: &Tensor) -> Result<()> {
 }
 
 fn assign_part(device: &WgpuDevice, to: &Tensor, values: &Tensor) -> Result<()> {
-    let walk = Walk::new([values, to])?;
-    let params = PairParams::from(&walk);
-    let bindings = [Binding::Read(&walk.buffers[0]), Binding::Write(&walk.buffers[1])];
     // A view may be a small part of what is bound for it.
     let bytes = to.elements() * (values.dtype().size() + to.dtype().size());
     let work = Work { flops: 0, bytes: Some(bytes as u64) };
+    let walk = Walk::new([values, to])?;
+    let params = PairParams::from(&walk);
+    let bindings = [Binding::Read(&walk.buffers[0]), Binding::Write(&walk.buffers[1])];
+    if walk.width == Width::Four {
+        let kernel = quads_kernel(walk.rank, values.dtype(), to.dtype()).work(work);
+        return device.run(&kernel, &bindings, &params, threads(walk.n));
+    }
     let halves = to.dtype().size() == 2;
     if !halves || owns_words(to) {
         let words = if halves { to.elements().div_ceil(2) } else { to.elements() };
@@ -93,11 +99,14 @@ fn owns_words(x: &Tensor) -> bool {
 pub(crate) fn launched() -> Vec<Launched> {
     const TYPES: [DType; 4] = [DType::F32, DType::F16, DType::BF16, DType::U32];
     let mut all = Vec::new();
-    for rank in RANKS.map(Constant::U32) {
+    for (rank, width) in WALKS {
+        let kernel = if width == Width::Four { quads_kernel } else { copy_kernel };
         for from in TYPES {
-            all.extend(TYPES.map(|to| copy_kernel(rank, from, to)));
+            all.extend(TYPES.map(|to| kernel(rank, from, to)));
         }
-        all.push(typed_kernel(rank));
+        if width == Width::One {
+            all.push(typed_kernel(rank));
+        }
     }
     all.into_iter().map(Launched::from).collect()
 }

@@ -6,9 +6,11 @@ use crate::device::wgpu::launched::Launched;
 use crate::device::wgpu::{Binding, Class, Kernel, WgpuDevice, fold_groups};
 #[cfg(test)]
 use crate::ops::launch::wgpu::FLOATS;
-use crate::ops::launch::wgpu::{block, output, reduction};
+use crate::ops::launch::wgpu::{ONLINE_SOFTMAX, Width, block, by_width, of_width, output, reduction};
 use crate::ops::launch::windows;
 use crate::{DType, Result, Shape, Tensor};
+
+const FORWARD: &str = include_str!("../../../kernels/cross_entropy/forward.wgsl");
 
 const BLOCK: u32 = 256;
 
@@ -21,13 +23,20 @@ struct Params {
     pad: u32,
 }
 
-fn kernel(class: Class, entry: &'static str, ignores: bool, gradient: Option<Gradient>, dtype: DType) -> Kernel {
-    Kernel::builtin("cross_entropy", reduction!(class, "../../../kernels/cross_entropy/forward.wgsl"), entry)
+fn kernel(
+    class: Class,
+    entry: &'static str,
+    width: Width,
+    ignores: bool,
+    gradient: Option<Gradient>,
+    dtype: DType,
+) -> Kernel {
+    Kernel::builtin("cross_entropy", reduction!(class, width, [ONLINE_SOFTMAX, FORWARD]), entry)
         .with("BLOCK", block(class, BLOCK))
         .with("HAS_IGNORE", ignores)
         .with("GRADIENT", gradient.is_some())
         .with("IN_PLACE", gradient == Some(Gradient::InPlace))
-        .with("T", dtype)
+        .with_all(of_width(width, dtype, dtype))
 }
 
 pub(super) fn forward(device: &WgpuDevice, op: &CrossEntropy, logits: &Tensor, targets: &Tensor) -> Result<Vec<Tensor>> {
@@ -39,7 +48,8 @@ pub(super) fn forward(device: &WgpuDevice, op: &CrossEntropy, logits: &Tensor, t
         ignore: ignore.unwrap_or(0),
         pad: 0,
     };
-    let kernel = |entry| kernel(device.class(), entry, ignore.is_some(), op.gradient, logits.dtype());
+    let width = Width::of([classes]);
+    let kernel = |entry| kernel(device.class(), entry, width, ignore.is_some(), op.gradient, logits.dtype());
 
     // What the gradient and the sum of the losses are multiplied by.
     let factor = match op.options.reduction {
@@ -54,30 +64,31 @@ pub(super) fn forward(device: &WgpuDevice, op: &CrossEntropy, logits: &Tensor, t
 
     let losses = output("cross_entropy", device, &Shape::from(rows), DType::F32)?;
     let lse = output("cross_entropy", device, &Shape::from(rows), DType::F32)?;
-    // A kernel's every binding is bound, if only to a spare.
-    let (read, dlogits) = match op.gradient {
-        None => (windows::view(logits), output("cross_entropy", device, &Shape::from(rows), logits.dtype())?),
+    // A kernel's every binding is bound, if only to a spare, which holds one item at least.
+    let spare = || output("cross_entropy", device, &Shape::from((rows, 4)), logits.dtype());
+    let (logits, dlogits) = match op.gradient {
+        None => (logits.clone(), spare()?),
         Some(Gradient::Apart) => {
-            (windows::view(logits), output("cross_entropy", device, logits.shape(), logits.dtype())?)
+            (logits.clone(), output("cross_entropy", device, logits.shape(), logits.dtype())?)
         }
         Some(Gradient::InPlace) => {
             logits.storage().written();
-            (windows::view(targets), logits.clone())
+            (spare()?, logits.clone())
         }
     };
     let parts = [
-        read,
+        windows::view(&logits),
         windows::view(targets),
         windows::output(&losses),
         windows::output(&lse),
         windows::update(&dlogits),
     ];
-    windows::rows(rows, parts, |[read, targets, losses, lse, dlogits]| {
+    windows::rows(rows, parts, |[logits, targets, losses, lse, dlogits]| {
         let rows = targets.elements();
         device.run(
             &kernel("forward"),
             &[
-                Binding::Read(&read.wgpu()?),
+                Binding::Read(&logits.wgpu()?),
                 Binding::Read(&targets.wgpu()?),
                 Binding::Read(&factor),
                 Binding::Write(&losses.wgpu()?),
@@ -108,7 +119,7 @@ pub(crate) fn launched(class: Class) -> Vec<Launched> {
         for ignores in [false, true] {
             for gradient in [None, Some(Gradient::Apart), Some(Gradient::InPlace)] {
                 for entry in ["count", "forward", "mean"] {
-                    all.push(kernel(class, entry, ignores, gradient, dtype).into());
+                    all.extend(Width::ALL.map(|width| kernel(class, entry, width, ignores, gradient, dtype).into()));
                 }
             }
         }

@@ -6,11 +6,11 @@ use crate::device::wgpu::launched::Launched;
 use crate::device::wgpu::{Binding, Kernel, WgpuDevice};
 #[cfg(test)]
 use crate::ops::launch::wgpu::FLOATS;
-use crate::ops::launch::wgpu::{PHILOX, THREADS, output, threads};
+use crate::ops::launch::wgpu::{PHILOX, THREADS, Width, by_width, of_width, output, threads};
 use crate::ops::launch::windows;
 use crate::{DType, Result, Tensor};
 
-const DROPOUT: &[&str] = &[PHILOX, include_str!("../../../kernels/dropout/dropout.wgsl")];
+const DROPOUT: &str = include_str!("../../../kernels/dropout/dropout.wgsl");
 
 #[repr(C)]
 #[derive(Clone, Copy, Pod, Zeroable)]
@@ -23,8 +23,10 @@ struct Params {
     offset: u64,
 }
 
-fn kernel(dtype: DType) -> Kernel {
-    Kernel::builtin("dropout", DROPOUT, "dropout").with("BLOCK", THREADS as u32).with("T", dtype)
+fn kernel(width: Width, dtype: DType) -> Kernel {
+    Kernel::builtin("dropout", by_width!(width, [PHILOX, DROPOUT]), "dropout")
+        .with("BLOCK", THREADS as u32)
+        .with_all(of_width(width, dtype, dtype))
 }
 
 pub fn dropout(device: &WgpuDevice, drop: &Drop, x: &Tensor) -> Result<Vec<Tensor>> {
@@ -39,7 +41,7 @@ pub fn dropout(device: &WgpuDevice, drop: &Drop, x: &Tensor) -> Result<Vec<Tenso
             Params { count: count as u32, threshold, scale: scale as f32, first: first as u32, seed, offset };
         first += count / 4;
         device.run(
-            &kernel(x.dtype()),
+            &kernel(Width::of([count]), x.dtype()),
             &[Binding::Read(&x.wgpu()?), Binding::Write(&out.wgpu()?)],
             &params,
             threads(count.div_ceil(4)),
@@ -50,5 +52,5 @@ pub fn dropout(device: &WgpuDevice, drop: &Drop, x: &Tensor) -> Result<Vec<Tenso
 
 #[cfg(test)]
 pub(crate) fn launched() -> Vec<Launched> {
-    FLOATS.map(|dtype| kernel(dtype).into()).into()
+    Width::ALL.into_iter().flat_map(|width| FLOATS.map(|dtype| kernel(width, dtype).into())).collect()
 }

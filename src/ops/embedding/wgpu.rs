@@ -5,12 +5,12 @@ use crate::device::wgpu::launched::Launched;
 use crate::device::wgpu::{Binding, Class, Kernel, WgpuDevice, Work, fold_groups};
 #[cfg(test)]
 use crate::ops::launch::wgpu::FLOATS;
-use crate::ops::launch::wgpu::{THREADS, output, threads};
+use crate::ops::launch::wgpu::{THREADS, Width, by_width, of_width, output, threads};
 use crate::ops::launch::windows;
 use crate::{DType, Result, Shape, Tensor};
 
-const FORWARD: &[&str] = &[include_str!("../../../kernels/embedding/forward.wgsl")];
-const BACKWARD: &[&str] = &[include_str!("../../../kernels/embedding/backward.wgsl")];
+const FORWARD: &str = include_str!("../../../kernels/embedding/forward.wgsl");
+const BACKWARD: &str = include_str!("../../../kernels/embedding/backward.wgsl");
 
 const BLOCK: u32 = THREADS as u32;
 
@@ -18,6 +18,7 @@ const BLOCK: u32 = THREADS as u32;
 #[derive(Clone, Copy, Pod, Zeroable)]
 struct Params {
     tokens: u32,
+    /// Items of a row.
     cols: u32,
     /// Of the whole table.
     rows: u32,
@@ -27,8 +28,11 @@ struct Params {
     pad: [u32; 3],
 }
 
-fn forward_kernel(part: bool, dtype: DType) -> Kernel {
-    Kernel::builtin("embedding", FORWARD, "forward").with("BLOCK", BLOCK).with("PART", part).with("T", dtype)
+fn forward_kernel(part: bool, width: Width, dtype: DType) -> Kernel {
+    Kernel::builtin("embedding", by_width!(width, [FORWARD]), "forward")
+        .with("BLOCK", BLOCK)
+        .with("PART", part)
+        .with_all(of_width(width, dtype, dtype))
 }
 
 /// Lanes that share the tokens of one row of the table, so that a frequent id is not one thread's alone; a software
@@ -38,18 +42,26 @@ fn lanes(class: Class) -> u32 {
 }
 
 /// From elements of `from` to those of `to`.
-fn backward_kernel(class: Class, entry: &'static str, add: bool, from: DType, to: DType) -> Kernel {
-    Kernel::builtin("embedding_backward", BACKWARD, entry)
+fn backward_kernel(
+    class: Class,
+    entry: &'static str,
+    width: Width,
+    add: bool,
+    from: DType,
+    to: DType,
+) -> Kernel {
+    Kernel::builtin("embedding_backward", by_width!(width, [BACKWARD]), entry)
         .with("BLOCK", BLOCK)
         .with("LANES", lanes(class))
         .with("ACCUMULATE", add)
-        .with("T", from)
-        .with("D", to)
+        .with_all(of_width(width, from, to))
 }
 
 pub fn forward(device: &WgpuDevice, table: &Tensor, ids: &Tensor) -> Result<Vec<Tensor>> {
     let ((rows, cols), tokens) = (table.dims2()?, ids.elements());
     let out = output("embedding", device, &Shape::from((tokens, cols)), table.dtype())?;
+    let width = Width::of([cols]);
+    let items = width.items(cols);
     // Every window of the table serves those of the tokens that lie in it.
     windows::rows(tokens, [windows::view(ids), windows::output(&out)], |[ids, out]| {
         let mut first = 0;
@@ -57,7 +69,7 @@ pub fn forward(device: &WgpuDevice, table: &Tensor, ids: &Tensor) -> Result<Vec<
             let (tokens, shown) = (ids.elements(), table.dims()[0]);
             let params = Params {
                 tokens: tokens as u32,
-                cols: cols as u32,
+                cols: items as u32,
                 rows: rows as u32,
                 first: first as u32,
                 shown: shown as u32,
@@ -68,8 +80,8 @@ pub fn forward(device: &WgpuDevice, table: &Tensor, ids: &Tensor) -> Result<Vec<
                 [Binding::Read(&table.wgpu()?), Binding::Read(&ids.wgpu()?), Binding::Write(&out.wgpu()?)];
             // Of the table only what the tokens name.
             let bytes = tokens * (2 * cols * table.dtype().size() + size_of::<u32>());
-            let kernel = forward_kernel(shown < rows, table.dtype()).work(Work { flops: 0, bytes: Some(bytes as u64) });
-            device.run(&kernel, &bindings, &params, threads(tokens * cols))
+            let kernel = forward_kernel(shown < rows, width, table.dtype()).work(Work { flops: 0, bytes: Some(bytes as u64) });
+            device.run(&kernel, &bindings, &params, threads(tokens * items))
         })
     })?;
     Ok(vec![out])
@@ -92,16 +104,18 @@ fn accumulate_tokens(
     add: bool,
 ) -> Result<()> {
     let ((rows, cols), tokens) = (grad.dims2()?, ids.elements());
+    let width = Width::of([cols]);
+    let items = width.items(cols);
     let params = |rows: usize| Params {
         tokens: tokens as u32,
-        cols: cols as u32,
+        cols: items as u32,
         rows: rows as u32,
         first: 0,
         shown: 0,
         pad: [0; 3],
     };
     let class = device.class();
-    let kernel = |entry| backward_kernel(class, entry, add, dout.dtype(), grad.dtype());
+    let kernel = |entry| backward_kernel(class, entry, width, add, dout.dtype(), grad.dtype());
     let op = "embedding_backward";
     let per_row = || output(op, device, &Shape::from(rows), DType::U32);
     let (counts, ends) = (per_row()?, per_row()?);
@@ -113,7 +127,8 @@ fn accumulate_tokens(
     device.run(&kernel("count"), &bindings, &params(rows), threads(tokens))?;
     let bindings = [Binding::Read(&all_counts), Binding::Write(&all_ends)];
     device.run(&kernel("scan"), &bindings, &params(rows), [1, 1, 1])?;
-    let owners = (rows.div_ceil(THREADS) as u32).min(64);
+    // Every one of them looks at all tokens, which costs time where they do not all run at once.
+    let owners = (rows.div_ceil(THREADS) as u32).min(if class.software { 2 } else { 64 });
     let bindings = [Binding::Read(&ids), Binding::Write(&all_ends), Binding::Write(&slots)];
     device.run(&kernel("place"), &bindings, &params(rows), [owners, 1, 1])?;
     let parts = [windows::view(&counts), windows::view(&ends), windows::update(grad)];
@@ -129,7 +144,7 @@ fn accumulate_tokens(
                 Binding::Write(&grad.wgpu()?),
             ],
             &params(rows),
-            fold_groups(rows * cols.div_ceil((BLOCK / lanes(class)) as usize)),
+            fold_groups((rows * items).div_ceil((BLOCK / lanes(class)) as usize)),
         )
     })
 }
@@ -138,10 +153,12 @@ fn accumulate_tokens(
 pub(crate) fn launched(class: Class) -> Vec<Launched> {
     let mut all = Vec::new();
     for dtype in FLOATS {
-        all.extend([false, true].map(|part| forward_kernel(part, dtype)));
-        for to in [dtype, DType::F32] {
-            for entry in ["count", "scan", "place", "sum"] {
-                all.extend([false, true].map(|add| backward_kernel(class, entry, add, dtype, to)));
+        for width in Width::ALL {
+            all.extend([false, true].map(|part| forward_kernel(part, width, dtype)));
+            for to in [dtype, DType::F32] {
+                for entry in ["count", "scan", "place", "sum"] {
+                    all.extend([false, true].map(|add| backward_kernel(class, entry, width, add, dtype, to)));
+                }
             }
         }
     }

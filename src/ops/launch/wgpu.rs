@@ -4,10 +4,52 @@ use bytemuck::{Pod, Zeroable};
 use smallvec::SmallVec;
 
 use crate::device::wgpu::{Buffer, Class, Constant, Kernel, WgpuDevice, fold_groups};
-use crate::shape::Dims8;
+use crate::shape::{Dims, Dims8};
 use crate::{DType, Error, Layout, Result, Shape, Tensor};
 
 pub const STRIDED: &str = include_str!("../../../kernels/common/strided.wgsl");
+
+/// How many neighbouring elements a kernel reads and writes at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Width {
+    /// kernels/common/scalars.wgsl
+    One = 1,
+    /// kernels/common/quads.wgsl
+    Four = 4,
+}
+
+impl Width {
+    #[cfg(test)]
+    pub const ALL: [Width; 2] = [Width::One, Width::Four];
+
+    /// The most that these numbers of elements, sizes and offsets, are all multiples of.
+    pub fn of(elements: impl IntoIterator<Item = usize>) -> Self {
+        if elements.into_iter().all(|n| n.is_multiple_of(4)) { Width::Four } else { Width::One }
+    }
+
+    /// `elements`, counted in items of this width.
+    pub fn items(self, elements: usize) -> usize {
+        elements / self as usize
+    }
+}
+
+/// The parts of a kernel's source, with the access to memory of a [`Width`] before them.
+macro_rules! by_width {
+    ($width:expr, [$($part:expr),+ $(,)?]) => {{
+        const ONE: &[&str] = &[$crate::ops::launch::wgpu::SCALARS, $($part),+];
+        const FOUR: &[&str] = &[$crate::ops::launch::wgpu::QUADS, $($part),+];
+        match $width {
+            $crate::ops::launch::wgpu::Width::One => ONE,
+            $crate::ops::launch::wgpu::Width::Four => FOUR,
+        }
+    }};
+}
+pub(crate) use by_width;
+
+/// The constants of [`by_width`]'s parts: elements of type `from` are read, of type `to` written.
+pub fn of_width(width: Width, from: DType, to: DType) -> [(&'static str, Constant); 3] {
+    [("W", Constant::U32(width as u32)), ("T", Constant::Type(from)), ("U", Constant::Type(to))]
+}
 
 /// Threads a workgroup of the elementwise kernels.
 pub const THREADS: usize = 256;
@@ -19,10 +61,13 @@ pub fn threads(n: usize) -> [u32; 3] {
 
 /// Several views of one shape as kernels/common/strided.wgsl walks them.
 pub struct Walk<const N: usize> {
-    /// What is bound of each, and where in it the view starts.
+    /// By quads if all are contiguous along the last dimension and quads start at multiples of four everywhere.
+    pub width: Width,
+    /// What is bound of each, and at which of its items the view starts.
     pub buffers: [Buffer; N],
     pub offsets: [u32; N],
-    pub n: u32,
+    /// Items.
+    pub n: usize,
     pub rank: Constant,
     pub sizes: Dims8,
     pub strides: [Dims8; N],
@@ -33,13 +78,29 @@ impl<const N: usize> Walk<N> {
         let (sizes, strides) = Layout::collapse(&views.map(Tensor::layout));
         let windows: SmallVec<[(Buffer, usize); N]> =
             views.iter().map(|view| view.wgpu_window()).collect::<Result<_>>()?;
+        let width = match sizes.last() {
+            Some(last) if strides.iter().all(|strides| strides.last() == Some(&1)) => {
+                let outer = strides.iter().flat_map(|strides| &strides[..strides.len() - 1]);
+                Width::of(windows.iter().map(|(_, offset)| offset).chain(outer).chain([last]).copied())
+            }
+            _ => Width::One,
+        };
+        // Items lie along the last dimension: it has fewer of them, and the steps along all others are that much shorter.
+        let mut items = sizes.clone();
+        items.last_mut().into_iter().for_each(|last| *last = width.items(*last));
+        let steps = |strides: &Dims| -> Dims {
+            let (last, outer) =
+                strides.split_last().map_or((None, &[][..]), |(last, outer)| (Some(*last), outer));
+            outer.iter().map(|&stride| width.items(stride)).chain(last).collect()
+        };
         Ok(Walk {
-            offsets: std::array::from_fn(|i| windows[i].1 as u32),
+            width,
+            offsets: std::array::from_fn(|i| width.items(windows[i].1) as u32),
             buffers: std::array::from_fn(|i| windows[i].0.clone()),
-            n: views[0].elements() as u32,
+            n: width.items(views[0].elements()),
             rank: Constant::U32(sizes.len() as u32),
-            sizes: (&sizes).into(),
-            strides: std::array::from_fn(|i| (&strides[i]).into()),
+            sizes: (&items).into(),
+            strides: std::array::from_fn(|i| (&steps(&strides[i])).into()),
         })
     }
 }
@@ -57,7 +118,7 @@ pub struct PairParams {
 
 impl From<&Walk<2>> for PairParams {
     fn from(&Walk { n, offsets, sizes, strides, .. }: &Walk<2>) -> Self {
-        PairParams { n, offsets, pad: 0, sizes, strides }
+        PairParams { n: n as u32, offsets, pad: 0, sizes, strides }
     }
 }
 
@@ -89,8 +150,7 @@ pub fn kernel(
     source: &'static [&'static str],
     constants: impl IntoIterator<Item = (&'static str, Constant)>,
 ) -> Kernel {
-    let kernel = Kernel::builtin(name, source, "main");
-    constants.into_iter().fold(kernel, |kernel, (name, value)| kernel.with(name, value))
+    Kernel::builtin(name, source, "main").with_all(constants)
 }
 
 /// The workgroup size of a kernel that reduces over its workgroup: `gpu`, but one vector register of a
@@ -99,28 +159,58 @@ pub fn block(class: Class, gpu: u32) -> u32 {
     if class.software { 8 } else { gpu }
 }
 
-/// The source of a kernel that reduces over its workgroup, after the common part that does so: through
+/// The parts of a kernel that reduces over its workgroup, after those of a [`Width`] and the one that does so: through
 /// subgroups on GPUs that have them. (A software adapter pays more for a subgroup operation than for
-/// [`block`]'s few steps.) The path is that of the kernel from the calling file.
+/// [`block`]'s few steps.)
 macro_rules! reduction {
-    ($class:expr, $source:literal) => {{
-        const PLAIN: &[&str] = &[$crate::ops::launch::wgpu::REDUCE, include_str!($source)];
-        const SUBGROUP: &[&str] = &[$crate::ops::launch::wgpu::REDUCE_SUBGROUP, include_str!($source)];
-        if $class.subgroups.is_some() && !$class.software { SUBGROUP } else { PLAIN }
-    }};
+    ($class:expr, $width:expr, [$($part:expr),+ $(,)?]) => {
+        if $class.subgroups.is_some() && !$class.software {
+            by_width!($width, [$crate::ops::launch::wgpu::REDUCE_SUBGROUP, $($part),+])
+        } else {
+            by_width!($width, [$crate::ops::launch::wgpu::REDUCE, $($part),+])
+        }
+    };
 }
 pub(crate) use reduction;
 
-/// Ranks of the elementwise kernels' walks: of a scalar, of contiguous memory, the longest.
+/// How many items of a row of `cols` elements each of [`block`]`(gpu)` invocations holds in registers, as a constant of
+/// kernels/common/held.wgsl: a few sizes serve all rows. 0 for rows that are too long.
+pub fn held(class: Class, width: Width, cols: usize, gpu: u32) -> u32 {
+    let items = width.items(cols).div_ceil(block(class, gpu) as usize).next_power_of_two() as u32;
+    if items > most_held(class) { 0 } else { items }
+}
+
+/// What [`held`] may be: eight items are 32 registers of a GPU. A software adapter has a stack, and unrolls no longer loops.
 #[cfg(test)]
-pub const RANKS: [u32; 3] = [0, 1, 8];
+pub fn all_held(class: Class) -> Vec<u32> {
+    [0].into_iter().chain((0..).map(|i| 1 << i).take_while(|&held| held <= most_held(class))).collect()
+}
+
+fn most_held(class: Class) -> u32 {
+    if class.software { 0 } else { 8 }
+}
+
+/// Walks of the elementwise kernels: of a scalar, of contiguous memory, the longest.
+#[cfg(test)]
+pub const WALKS: [(Constant, Width); 5] = [
+    (Constant::U32(0), Width::One),
+    (Constant::U32(1), Width::One),
+    (Constant::U32(8), Width::One),
+    (Constant::U32(1), Width::Four),
+    (Constant::U32(8), Width::Four),
+];
 
 /// The dtypes in which kernels compute.
 #[cfg(test)]
 pub const FLOATS: [DType; 2] = [DType::F32, DType::F16];
 
+pub const SCALARS: &str = include_str!("../../../kernels/common/scalars.wgsl");
+pub const QUADS: &str = include_str!("../../../kernels/common/quads.wgsl");
+pub const HELD: &str = include_str!("../../../kernels/common/held.wgsl");
+pub const ONLINE_SOFTMAX: &str = include_str!("../../../kernels/common/online_softmax.wgsl");
 pub const REDUCE: &str = include_str!("../../../kernels/common/reduce.wgsl");
 pub const REDUCE_SUBGROUP: &str = include_str!("../../../kernels/common/reduce_subgroup.wgsl");
+pub const HALF: &str = include_str!("../../../kernels/common/half.wgsl");
 pub const PHILOX: &str = include_str!("../../../kernels/common/philox.wgsl");
 pub const ACTIVATIONS: &str = include_str!("../../../kernels/activation/functions.wgsl");
 

@@ -6,12 +6,14 @@ use crate::device::wgpu::launched::Launched;
 use crate::device::wgpu::{Binding, Class, Kernel, WgpuDevice, fold_groups};
 use crate::op::Op;
 #[cfg(test)]
-use crate::ops::launch::wgpu::FLOATS;
-use crate::ops::launch::wgpu::{block, output, reduction};
+use crate::ops::launch::wgpu::{FLOATS, all_held};
+use crate::ops::launch::wgpu::{HELD, Width, block, by_width, held, of_width, output, reduction};
 use crate::ops::launch::windows;
 use crate::{DType, Result, Shape, Tensor};
 
-const BACKWARD_WEIGHT: &[&str] = &[include_str!("../../../kernels/norm/backward_weight.wgsl")];
+const FORWARD: &str = include_str!("../../../kernels/norm/forward.wgsl");
+const BACKWARD: &str = include_str!("../../../kernels/norm/backward.wgsl");
+const BACKWARD_WEIGHT: &str = include_str!("../../../kernels/norm/backward_weight.wgsl");
 
 const BLOCK: u32 = 128;
 /// Rows whose shares of the weight's gradient one workgroup adds up.
@@ -35,42 +37,58 @@ struct Backward {
     chunks: u32,
 }
 
-fn forward_kernel(class: Class, rms: bool, bias: bool, residual: bool, dtype: DType) -> Kernel {
-    Kernel::builtin("norm", reduction!(class, "../../../kernels/norm/forward.wgsl"), "forward")
+/// How a kernel goes through rows of one length.
+#[derive(Clone, Copy)]
+struct Pace {
+    width: Width,
+    held: u32,
+}
+
+impl Pace {
+    fn new(class: Class, cols: usize) -> Self {
+        let width = Width::of([cols]);
+        Pace { width, held: held(class, width, cols, BLOCK) }
+    }
+}
+
+fn forward_kernel(class: Class, pace: Pace, rms: bool, bias: bool, residual: bool, dtype: DType) -> Kernel {
+    Kernel::builtin("norm", reduction!(class, pace.width, [HELD, FORWARD]), "forward")
         .with("BLOCK", block(class, BLOCK))
+        .with("HELD", pace.held)
         .with("RMS", rms)
         .with("HAS_BIAS", bias)
         .with("RESIDUAL", residual)
-        .with("T", dtype)
+        .with_all(of_width(pace.width, dtype, dtype))
 }
 
-fn backward_kernel(class: Class, rms: bool, dsum: bool, dtype: DType) -> Kernel {
-    Kernel::builtin("norm_backward", reduction!(class, "../../../kernels/norm/backward.wgsl"), "backward")
+fn backward_kernel(class: Class, pace: Pace, rms: bool, dsum: bool, dtype: DType) -> Kernel {
+    Kernel::builtin("norm_backward", reduction!(class, pace.width, [HELD, BACKWARD]), "backward")
         .with("BLOCK", block(class, BLOCK))
+        .with("HELD", pace.held)
         .with("RMS", rms)
         .with("HAS_DSUM", dsum)
-        .with("T", dtype)
+        .with_all(of_width(pace.width, dtype, dtype))
 }
 
-fn weight_kernel(entry: &'static str, bias: bool, dtype: DType, out: DType) -> Kernel {
-    Kernel::builtin("norm_backward_weight", BACKWARD_WEIGHT, entry)
+fn weight_kernel(entry: &'static str, width: Width, bias: bool, dtype: DType, out: DType) -> Kernel {
+    Kernel::builtin("norm_backward_weight", by_width!(width, [BACKWARD_WEIGHT]), entry)
         .with("BLOCK", BLOCK)
         .with("HAS_BIAS", bias)
         .with("ACCUMULATE", false)
-        .with("T", dtype)
-        .with("OUT", out)
+        .with_all(of_width(width, dtype, out))
 }
 
 pub(super) fn forward(device: &WgpuDevice, op: &Norm, x: &[Tensor]) -> Result<Vec<Tensor>> {
     let (shape, dtype, rows, cols) = (x[0].shape(), x[0].dtype(), rows(&x[0]), x[1].elements());
     let y = output("norm", device, shape, dtype)?;
     let stats = output("norm", device, &Shape::from((rows, 2)), DType::F32)?;
-    // A kernel's every binding is bound, if only to a spare.
-    let sum_shape = if op.residual { shape.clone() } else { Shape::from(rows) };
+    // A kernel's every binding is bound, if only to a spare, which holds one item at least.
+    let sum_shape = if op.residual { shape.clone() } else { Shape::from((rows, 4)) };
     let sum = output("norm", device, &sum_shape, dtype)?;
     let weight = x[1].wgpu()?;
     let bias = op.bias(x).map(Tensor::wgpu).transpose()?;
-    let kernel = forward_kernel(device.class(), op.kind == Kind::Rms, op.bias, op.residual, dtype);
+    let pace = Pace::new(device.class(), cols);
+    let kernel = forward_kernel(device.class(), pace, op.kind == Kind::Rms, op.bias, op.residual, dtype);
     let parts = [
         windows::view(&x[0]),
         windows::view(op.residual(x).unwrap_or(&x[0])),
@@ -93,7 +111,7 @@ pub(super) fn forward(device: &WgpuDevice, op: &Norm, x: &[Tensor]) -> Result<Ve
                 Binding::Write(&stats.wgpu()?),
                 Binding::Write(&sum.wgpu()?),
             ],
-            &Forward { rows: rows as u32, cols: cols as u32, eps: op.eps as f32, pad: 0 },
+            &Forward { rows: rows as u32, cols: pace.width.items(cols) as u32, eps: op.eps as f32, pad: 0 },
             fold_groups(rows),
         )
     })?;
@@ -103,15 +121,17 @@ pub(super) fn forward(device: &WgpuDevice, op: &Norm, x: &[Tensor]) -> Result<Ve
 pub(super) fn backward(device: &WgpuDevice, op: &NormBackward, x: &[Tensor]) -> Result<Vec<Tensor>> {
     let (shape, dtype, rows, cols) = (x[0].shape(), x[0].dtype(), rows(&x[0]), x[1].elements());
     let (h, weight, stats, dy) = (&x[0], x[1].wgpu()?, &x[2], &x[3]);
+    let pace = Pace::new(device.class(), cols);
+    let items = pace.width.items(cols);
     let params = |rows: usize| Backward {
         rows: rows as u32,
-        cols: cols as u32,
+        cols: items as u32,
         chunk: CHUNK as u32,
         chunks: rows.div_ceil(CHUNK) as u32,
     };
 
     let dh = output("norm_backward", device, shape, dtype)?;
-    let kernel = backward_kernel(device.class(), op.kind == Kind::Rms, op.dsum, dtype);
+    let kernel = backward_kernel(device.class(), pace, op.kind == Kind::Rms, op.dsum, dtype);
     let dsum = if op.dsum { &x[4] } else { dy };
     let parts =
         [windows::view(h), windows::view(dy), windows::view(stats), windows::view(dsum), windows::output(&dh)];
@@ -133,8 +153,8 @@ pub(super) fn backward(device: &WgpuDevice, op: &NormBackward, x: &[Tensor]) -> 
     let chunks = rows.div_ceil(CHUNK);
     let partials = output("norm_backward", device, &Shape::from((chunks, 2 * cols)), DType::F32)?;
     let out = op.output_dtype(1, dtype);
-    let weight_kernel = |entry| weight_kernel(entry, op.bias, dtype, out);
-    let column_groups = cols.div_ceil(BLOCK as usize);
+    let weight_kernel = |entry| weight_kernel(entry, pace.width, op.bias, dtype, out);
+    let column_groups = items.div_ceil(BLOCK as usize);
     let rows_of = |x| windows::view(x).in_groups(CHUNK, rows);
     windows::rows(chunks, [rows_of(h), rows_of(dy), rows_of(stats), windows::output(&partials)], |parts| {
         let [h, dy, stats, partials] = parts;
@@ -163,14 +183,17 @@ pub(super) fn backward(device: &WgpuDevice, op: &NormBackward, x: &[Tensor]) -> 
 #[cfg(test)]
 pub(crate) fn launched(class: Class) -> Vec<Launched> {
     let mut all = Vec::new();
+    let both = [false, true];
     for dtype in FLOATS {
-        for first in [false, true] {
-            for second in [false, true] {
-                all.extend([false, true].map(|third| forward_kernel(class, first, second, third, dtype)));
-                all.push(backward_kernel(class, first, second, dtype));
+        for width in Width::ALL {
+            for pace in all_held(class).into_iter().map(|held| Pace { width, held }) {
+                for (rms, second) in both.into_iter().flat_map(|rms| both.map(|second| (rms, second))) {
+                    all.extend(both.map(|residual| forward_kernel(class, pace, rms, second, residual, dtype)));
+                    all.push(backward_kernel(class, pace, rms, second, dtype));
+                }
             }
-            for out in [dtype, DType::F32] {
-                all.extend(["chunk_sums", "totals"].map(|entry| weight_kernel(entry, first, dtype, out)));
+            for (bias, out) in both.into_iter().flat_map(|bias| [dtype, DType::F32].map(|out| (bias, out))) {
+                all.extend(["chunk_sums", "totals"].map(|entry| weight_kernel(entry, width, bias, dtype, out)));
             }
         }
     }

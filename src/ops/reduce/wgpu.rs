@@ -6,11 +6,14 @@ use crate::device::wgpu::launched::Launched;
 use crate::device::wgpu::{Binding, Class, Constant, Kernel, WgpuDevice, fold_groups};
 #[cfg(test)]
 use crate::ops::launch::wgpu::FLOATS;
-use crate::ops::launch::wgpu::{block, element, kernel, output, reduction, threads};
+use crate::ops::launch::wgpu::{
+    Width, block, by_width, element, kernel, of_width, output, reduction, threads,
+};
 use crate::ops::launch::windows;
 use crate::{DType, Result, Shape, Tensor};
 
-const COLUMNS: &[&str] = &[include_str!("../../../kernels/reduce/columns.wgsl")];
+const ROWS: &str = include_str!("../../../kernels/reduce/rows.wgsl");
+const COLUMNS: &str = include_str!("../../../kernels/reduce/columns.wgsl");
 const ARG: &[&str] = &[include_str!("../../../kernels/reduce/arg.wgsl")];
 
 const BLOCK: u32 = 256;
@@ -49,17 +52,14 @@ struct Arg {
 }
 
 /// From elements of `from` to those of `to`.
-fn of_kind(kind: Kind, from: DType, to: DType) -> [(&'static str, Constant); 3] {
-    [("KIND", Constant::U32(kind as u32)), element(from), ("U", Constant::Type(to))]
+fn rows_kernel(class: Class, width: Width, kind: Kind, from: DType, to: DType) -> Kernel {
+    kernel("reduce_rows", reduction!(class, width, [ROWS]), of_width(width, from, to))
+        .with("KIND", kind as u32)
+        .with("BLOCK", block(class, BLOCK))
 }
 
-fn rows_kernel(class: Class, kind: Kind, from: DType, to: DType) -> Kernel {
-    let source = reduction!(class, "../../../kernels/reduce/rows.wgsl");
-    kernel("reduce_rows", source, of_kind(kind, from, to)).with("BLOCK", block(class, BLOCK))
-}
-
-fn columns_kernel(kind: Kind, from: DType, to: DType) -> Kernel {
-    kernel("reduce_columns", COLUMNS, of_kind(kind, from, to))
+fn columns_kernel(width: Width, kind: Kind, from: DType, to: DType) -> Kernel {
+    kernel("reduce_columns", by_width!(width, [COLUMNS]), of_width(width, from, to)).with("KIND", kind as u32)
 }
 
 fn arg_kernel(kind: Kind, dtype: DType) -> Kernel {
@@ -106,19 +106,27 @@ fn pass(device: &WgpuDevice, kind: Kind, x: &Tensor, piece: usize, result: DType
     let (outer, n, inner) = x.dims3()?;
     let pieces = n.div_ceil(piece);
     let out = output("reduce", device, &Shape::from((outer, pieces, inner)), result)?;
-    let rows = rows_kernel(device.class(), kind, x.dtype(), result);
-    let columns = columns_kernel(kind, x.dtype(), result);
+    // Items lie along what is contiguous.
+    let width = if inner == 1 { Width::of([n, piece]) } else { Width::of([inner]) };
     let launch = |x: &Tensor, out: &Tensor, n: usize, pieces: usize| {
         let bindings = [Binding::Read(&x.wgpu()?), Binding::Write(&out.wgpu()?)];
-        let (piece, outputs) = (piece as u32, out.elements());
-        let (n, pieces) = (n as u32, pieces as u32);
         if inner == 1 {
-            let params = Rows { n, piece, pieces, groups: outputs as u32 };
-            return device.run(&rows, &bindings, &params, fold_groups(outputs));
+            let groups = out.elements();
+            let [n, piece] = [n, piece].map(|n| width.items(n) as u32);
+            let params = Rows { n, piece, pieces: pieces as u32, groups: groups as u32 };
+            let kernel = rows_kernel(device.class(), width, kind, x.dtype(), result);
+            return device.run(&kernel, &bindings, &params, fold_groups(groups));
         }
-        let (inner, threads_used) = (inner as u32, outputs as u32);
-        let params = Columns { n, piece, pieces, inner, threads: threads_used, pad: [0; 3] };
-        device.run(&columns, &bindings, &params, threads(outputs))
+        let items = width.items(out.elements());
+        let params = Columns {
+            n: n as u32,
+            piece: piece as u32,
+            pieces: pieces as u32,
+            inner: width.items(inner) as u32,
+            threads: items as u32,
+            pad: [0; 3],
+        };
+        device.run(&columns_kernel(width, kind, x.dtype(), result), &bindings, &params, threads(items))
     };
     windows::rows(outer, [windows::view(x), windows::output(&out)], |[x, out]| {
         if windows::fits(x) {
@@ -158,8 +166,8 @@ pub(crate) fn launched(class: Class) -> Vec<Launched> {
     for dtype in FLOATS {
         for kind in [Kind::Sum, Kind::Max, Kind::Min] {
             for to in [dtype, DType::F32] {
-                all.push(rows_kernel(class, kind, dtype, to));
-                all.push(columns_kernel(kind, dtype, to));
+                all.extend(Width::ALL.map(|width| rows_kernel(class, width, kind, dtype, to)));
+                all.extend(Width::ALL.map(|width| columns_kernel(width, kind, dtype, to)));
             }
         }
         all.extend([Kind::Max, Kind::Min].map(|kind| arg_kernel(kind, dtype)));

@@ -5,17 +5,15 @@ use super::{Kind, Unary};
 use crate::device::wgpu::launched::Launched;
 use crate::device::wgpu::{Binding, Constant, Kernel, WgpuDevice};
 #[cfg(test)]
-use crate::ops::launch::wgpu::{FLOATS, RANKS};
-use crate::shape::Dims8;
-use crate::ops::launch::wgpu::{ACTIVATIONS, STRIDED, Walk, element, kernel, output, threads};
+use crate::ops::launch::wgpu::{FLOATS, WALKS};
+use crate::ops::launch::wgpu::{ACTIVATIONS, STRIDED, Walk, Width, by_width, of_width, output, threads};
 use crate::ops::launch::windows;
+use crate::shape::Dims8;
 use crate::{DType, Result, Tensor};
 
 const FUNCTIONS: &str = include_str!("../../../kernels/unary/functions.wgsl");
-const FORWARD: &[&str] =
-    &[STRIDED, ACTIVATIONS, FUNCTIONS, include_str!("../../../kernels/unary/forward.wgsl")];
-const BACKWARD: &[&str] =
-    &[STRIDED, ACTIVATIONS, FUNCTIONS, include_str!("../../../kernels/unary/backward.wgsl")];
+const FORWARD: &str = include_str!("../../../kernels/unary/forward.wgsl");
+const BACKWARD: &str = include_str!("../../../kernels/unary/backward.wgsl");
 
 #[repr(C)]
 #[derive(Clone, Copy, Pod, Zeroable)]
@@ -43,27 +41,28 @@ struct Backward {
     dy: Dims8,
 }
 
-fn constants(kind: Kind, rank: Constant, dtype: DType) -> [(&'static str, Constant); 4] {
+fn specialise(kernel: Kernel, kind: Kind, rank: Constant, width: Width, dtype: DType) -> Kernel {
     let activation = match kind {
-        Kind::Gelu => 1,
+        Kind::Gelu => 1u32,
         Kind::GeluErf => 2,
         Kind::Silu => 3,
         _ => 0,
     };
-    [
-        ("RANK", rank),
-        ("KIND", Constant::U32(kind as u32)),
-        ("ACTIVATION", Constant::U32(activation)),
-        element(dtype),
-    ]
+    kernel
+        .with("RANK", rank)
+        .with("KIND", kind as u32)
+        .with("ACTIVATION", activation)
+        .with_all(of_width(width, dtype, dtype))
 }
 
-fn forward_kernel(kind: Kind, rank: Constant, dtype: DType) -> Kernel {
-    kernel("unary", FORWARD, constants(kind, rank, dtype))
+fn forward_kernel(kind: Kind, rank: Constant, width: Width, dtype: DType) -> Kernel {
+    let source = by_width!(width, [STRIDED, ACTIVATIONS, FUNCTIONS, FORWARD]);
+    specialise(Kernel::builtin("unary", source, "main"), kind, rank, width, dtype)
 }
 
-fn backward_kernel(kind: Kind, rank: Constant, dtype: DType) -> Kernel {
-    kernel("unary_backward", BACKWARD, constants(kind, rank, dtype))
+fn backward_kernel(kind: Kind, rank: Constant, width: Width, dtype: DType) -> Kernel {
+    let source = by_width!(width, [STRIDED, ACTIVATIONS, FUNCTIONS, BACKWARD]);
+    specialise(Kernel::builtin("unary_backward", source, "main"), kind, rank, width, dtype)
 }
 
 pub(super) fn forward(device: &WgpuDevice, op: &Unary, x: &Tensor) -> Result<Vec<Tensor>> {
@@ -71,7 +70,7 @@ pub(super) fn forward(device: &WgpuDevice, op: &Unary, x: &Tensor) -> Result<Vec
     windows::elements([windows::view(x), windows::output(&y)], |[x, y]| {
         let walk = Walk::new([x])?;
         let params = Forward {
-            n: walk.n,
+            n: walk.n as u32,
             x_offset: walk.offsets[0],
             a: op.a as f32,
             b: op.b as f32,
@@ -79,10 +78,10 @@ pub(super) fn forward(device: &WgpuDevice, op: &Unary, x: &Tensor) -> Result<Vec
             x: walk.strides[0],
         };
         device.run(
-            &forward_kernel(op.kind, walk.rank, x.dtype()),
+            &forward_kernel(op.kind, walk.rank, walk.width, x.dtype()),
             &[Binding::Read(&walk.buffers[0]), Binding::Write(&y.wgpu()?)],
             &params,
-            threads(x.elements()),
+            threads(walk.n),
         )
     })?;
     Ok(vec![y])
@@ -93,7 +92,7 @@ pub(super) fn backward(device: &WgpuDevice, op: &Unary, v: &Tensor, dy: &Tensor)
     windows::elements([windows::view(v), windows::view(dy), windows::output(&dx)], |[v, dy, dx]| {
         let walk = Walk::new([v, dy])?;
         let params = Backward {
-            n: walk.n,
+            n: walk.n as u32,
             v_offset: walk.offsets[0],
             dy_offset: walk.offsets[1],
             pad: 0,
@@ -106,10 +105,10 @@ pub(super) fn backward(device: &WgpuDevice, op: &Unary, v: &Tensor, dy: &Tensor)
         };
         let [v_buffer, dy_buffer] = &walk.buffers;
         device.run(
-            &backward_kernel(op.kind, walk.rank, v.dtype()),
+            &backward_kernel(op.kind, walk.rank, walk.width, v.dtype()),
             &[Binding::Read(v_buffer), Binding::Read(dy_buffer), Binding::Write(&dx.wgpu()?)],
             &params,
-            threads(v.elements()),
+            threads(walk.n),
         )
     })?;
     Ok(vec![dx])
@@ -120,11 +119,12 @@ pub(super) fn backward(device: &WgpuDevice, op: &Unary, v: &Tensor, dy: &Tensor)
 pub(crate) fn launched() -> Vec<Launched> {
     let mut all = Vec::new();
     for dtype in FLOATS {
-        let flat = Kind::ALL.map(|kind| (kind, 1));
-        for (kind, rank) in flat.into_iter().chain(RANKS.map(|rank| (Kind::Gelu, rank))) {
-            let rank = Constant::U32(rank);
-            all.extend([forward_kernel(kind, rank, dtype), backward_kernel(kind, rank, dtype)].map(Launched::from));
+        let flat = |width| Kind::ALL.map(|kind| (kind, Constant::U32(1), width));
+        let flat = Width::ALL.into_iter().flat_map(flat);
+        for (kind, rank, width) in flat.chain(WALKS.map(|(rank, width)| (Kind::Gelu, rank, width))) {
+            all.push(forward_kernel(kind, rank, width, dtype));
+            all.push(backward_kernel(kind, rank, width, dtype));
         }
     }
-    all
+    all.into_iter().map(Launched::from).collect()
 }

@@ -11,7 +11,7 @@ use super::{Exact, Parameter, Plan, RANDOM_ROOM, Step};
 #[cfg(test)]
 use crate::device::wgpu::launched::Launched;
 use crate::device::wgpu::{ALIGNMENT, Binding, Buffer, Class, Kernel, WgpuDevice, Work, fold_groups};
-use crate::ops::launch::wgpu::{PHILOX, REDUCE, REDUCE_SUBGROUP};
+use crate::ops::launch::wgpu::{HALF, PHILOX, REDUCE, REDUCE_SUBGROUP};
 use crate::tensor::Data;
 use crate::{DType, Result, Tensor, Var};
 
@@ -19,11 +19,7 @@ const BLOCK: u32 = 256;
 /// Elements of one partial sum of squares.
 const CHUNK: usize = 4096;
 
-const ADAMW: &[&str] = &[
-    include_str!("../../../kernels/common/half.wgsl"),
-    PHILOX,
-    include_str!("../../../kernels/optim/adamw.wgsl"),
-];
+const ADAMW: &[&str] = &[HALF, PHILOX, include_str!("../../../kernels/optim/adamw.wgsl")];
 const NORM_SOURCE: &str = include_str!("../../../kernels/optim/norm.wgsl");
 const NORM: &[&str] = &[REDUCE, NORM_SOURCE];
 const NORM_SUBGROUP: &[&str] = &[REDUCE_SUBGROUP, NORM_SOURCE];
@@ -304,7 +300,7 @@ impl Arena {
         let (g, m, v) = (wide(&self.gradients)?, wide(&self.m)?, wide(&self.v)?);
         let parameters = place.of(&self.parameters, self.dtype)?;
         // The binding of what is not there.
-        let spare = device.alloc("adamw", 4)?;
+        let spare = device.alloc("adamw", 16)?;
         let (exact, rounded, random) = match (self.exact, &self.masters) {
             (Exact::Itself, _) => (parameters, spare, 0),
             (Exact::Nothing { random }, _) => (spare, parameters, random + place.start as u64),
@@ -325,7 +321,6 @@ impl Arena {
             random: random / 4,
             pad: 0,
         };
-        let each = if self.dtype == DType::F32 { 1 } else { 4 };
         let kernel = adamw_kernel(clip.is_some(), self.dtype, self.exact)
             .work(Work { flops: 0, bytes: Some((place.count * self.bytes_moved()) as u64) });
         device.run(
@@ -339,7 +334,7 @@ impl Arena {
                 Binding::Write(&rounded),
             ],
             &params,
-            fold_groups((place.count / each).div_ceil(BLOCK as usize)),
+            fold_groups((place.count / 4).div_ceil(BLOCK as usize)),
         )
     }
 }
