@@ -76,6 +76,18 @@ pub trait Element: Pod + Send + Sync + fmt::Debug + PartialOrd + sealed::Sealed 
     fn from_f64(x: f64) -> Self;
 }
 
+/// The f32 towards zero, with its last bit set if that is not `x` itself: rounding it once more, to 22 bits or fewer, gives
+/// what rounding `x` would have given (Boldo and Melquiond, "When double rounding is odd", 2004).
+#[inline(always)]
+fn round_to_odd(x: f64) -> f32 {
+    let near = x as f32;
+    if near as f64 == x || !near.is_finite() {
+        return near;
+    }
+    let away = (near as f64).abs() > x.abs();
+    f32::from_bits((near.to_bits() - u32::from(away)) | 1)
+}
+
 macro_rules! element {
     ($t:ty, $dtype:ident, $to:expr, $from:expr) => {
         impl Element for $t {
@@ -94,6 +106,37 @@ macro_rules! element {
 
 element!(f64, F64, |x| x, |x| x);
 element!(f32, F32, |x: f32| x as f64, |x: f64| x as f32);
-element!(f16, F16, f16::to_f64, f16::from_f64);
-element!(bf16, BF16, bf16::to_f64, bf16::from_f64);
+// half's own conversions from f64 look at the upper 32 bits of it only, and take some numbers for halfway that are not.
+element!(f16, F16, f16::to_f64, |x| f16::from_f32(round_to_odd(x)));
+element!(bf16, BF16, bf16::to_f64, |x| bf16::from_f32(round_to_odd(x)));
 element!(u32, U32, |x: u32| x as f64, |x: f64| x as u32);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What [`Element::from_f64`] makes of the middle of two neighbours, and of what is a little off it.
+    #[test]
+    fn sixteen_bits_are_rounded_to_nearest_ties_to_even() {
+        fn check<T: Element>(of_bits: fn(u16) -> T) {
+            for bits in 0..0x7BFF {
+                let (low, high) = (of_bits(bits), of_bits(bits + 1));
+                let even = if bits % 2 == 0 { low } else { high };
+                let middle = (low.to_f64() + high.to_f64()) / 2.0;
+                // Off by less than the upper 32 bits of an f64 show, and by less than an f32 shows.
+                for off in [2f64.powi(-21), 2f64.powi(-40)] {
+                    for sign in [1.0, -1.0] {
+                        let round = |x: f64| T::from_f64(sign * x).to_f64() * sign;
+                        assert_eq!(round(middle), even.to_f64(), "{bits:#x}");
+                        assert_eq!(round(middle * (1.0 + off)), high.to_f64(), "{bits:#x} + {off}");
+                        assert_eq!(round(middle * (1.0 - off)), low.to_f64(), "{bits:#x} - {off}");
+                    }
+                }
+            }
+            assert_eq!(T::from_f64(f64::MAX).to_f64(), f64::INFINITY);
+            assert!(T::from_f64(f64::NAN).to_f64().is_nan());
+        }
+        check(f16::from_bits);
+        check(bf16::from_bits);
+    }
+}
