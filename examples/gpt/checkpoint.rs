@@ -7,7 +7,7 @@ use std::path::Path;
 
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::config::Config;
 use crate::error::AppError;
@@ -23,7 +23,14 @@ pub struct Header {
     pub tokenizer: Tokenizer,
     /// Updates made so far.
     pub step: usize,
+    /// NaN (null in the file) if it was not evaluated.
+    #[serde(deserialize_with = "nan_if_null")]
     pub val_loss: f32,
+}
+
+/// JSON has no NaN: what is not known is written as null.
+fn nan_if_null<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f32, D::Error> {
+    Ok(Option::deserialize(deserializer)?.unwrap_or(f32::NAN))
 }
 
 /// A tensor's values on the host, in row-major order.
@@ -43,54 +50,64 @@ impl Checkpoint {
     pub fn save(&self, path: &Path) -> Result<(), AppError> {
         let header = serde_json::to_string(&self.header)
             .map_err(|e| AppError::contents(path, format!("cannot encode the header: {e}")))?;
-        let bytes: Vec<(&str, Vec<u8>)> = self
-            .tensors
-            .iter()
-            .map(|(name, values)| (name.as_str(), values.data.iter().flat_map(|v| v.to_le_bytes()).collect()))
-            .collect();
-        let views = self.tensors.values().zip(&bytes).map(|(values, (name, bytes))| {
-            TensorView::new(Dtype::F32, values.shape.clone(), bytes).map(|view| (*name, view))
-        });
-        let encoded = views
-            .collect::<Result<Vec<_>, _>>()
-            .and_then(|views| {
-                safetensors::serialize(views, Some(HashMap::from([(HEADER.to_owned(), header)])))
-            })
-            .map_err(|e| AppError::contents(path, format!("cannot encode the tensors: {e}")))?;
-        write_atomically(path, |file| file.write_all(&encoded)).map_err(AppError::io("write", path))
+        write_tensors(path, &self.tensors, Some(HashMap::from([(HEADER.to_owned(), header)])))
     }
 
     /// # Errors
     /// An absent or unreadable file, one that is cut short or not a safetensors file, one that some
     /// other program made, or a header whose config makes no sense.
     pub fn load(path: &Path) -> Result<Checkpoint, AppError> {
-        let bytes = fs::read(path).map_err(AppError::io("read", path))?;
-        let damaged = |e| AppError::contents(path, format!("not a readable safetensors file: {e}"));
-        let (_, metadata) = SafeTensors::read_metadata(&bytes).map_err(damaged)?;
-        let file = SafeTensors::deserialize(&bytes).map_err(damaged)?;
-        let header =
-            metadata.metadata().as_ref().and_then(|entries| entries.get(HEADER)).ok_or_else(|| {
-                AppError::contents(path, "not a checkpoint of this program: its metadata has no config")
-            })?;
+        let (metadata, tensors) = read_tensors(path)?;
+        let header = metadata.get(HEADER).ok_or_else(|| {
+            AppError::contents(path, "not a checkpoint of this program: its metadata has no config")
+        })?;
         let header: Header = serde_json::from_str(header)
             .map_err(|e| AppError::contents(path, format!("its header does not fit this program: {e}")))?;
         header
             .config
             .check()
             .map_err(|(key, reason)| AppError::contents(path, format!("its config key `{key}` {reason}")))?;
-
-        let mut tensors = BTreeMap::new();
-        for (name, view) in file.iter() {
-            if view.dtype() != Dtype::F32 {
-                let reason = format!("tensor {name} is of type {:?}, expected F32", view.dtype());
-                return Err(AppError::contents(path, reason));
-            }
-            // The file's bytes have no alignment, so each number is put together from its own four.
-            let data = view.data().as_chunks().0.iter().map(|&bytes| f32::from_le_bytes(bytes)).collect();
-            tensors.insert(name.to_owned(), Values { shape: view.shape().to_vec(), data });
-        }
         Ok(Checkpoint { header, tensors })
     }
+}
+
+/// Writes a safetensors file of f32, or leaves the one that is there as it was.
+pub fn write_tensors(
+    path: &Path,
+    tensors: &BTreeMap<String, Values>,
+    metadata: Option<HashMap<String, String>>,
+) -> Result<(), AppError> {
+    let bytes: Vec<(&str, Vec<u8>)> = tensors
+        .iter()
+        .map(|(name, values)| (name.as_str(), values.data.iter().flat_map(|v| v.to_le_bytes()).collect()))
+        .collect();
+    let views = tensors.values().zip(&bytes).map(|(values, (name, bytes))| {
+        TensorView::new(Dtype::F32, values.shape.clone(), bytes).map(|view| (*name, view))
+    });
+    let encoded = views
+        .collect::<Result<Vec<_>, _>>()
+        .and_then(|views| safetensors::serialize(views, metadata))
+        .map_err(|e| AppError::contents(path, format!("cannot encode the tensors: {e}")))?;
+    write_atomically(path, |file| file.write_all(&encoded)).map_err(AppError::io("write", path))
+}
+
+/// The metadata and the tensors, all of f32, of a safetensors file.
+pub fn read_tensors(path: &Path) -> Result<(HashMap<String, String>, BTreeMap<String, Values>), AppError> {
+    let bytes = fs::read(path).map_err(AppError::io("read", path))?;
+    let damaged = |e| AppError::contents(path, format!("not a readable safetensors file: {e}"));
+    let (_, metadata) = SafeTensors::read_metadata(&bytes).map_err(damaged)?;
+    let file = SafeTensors::deserialize(&bytes).map_err(damaged)?;
+    let mut tensors = BTreeMap::new();
+    for (name, view) in file.iter() {
+        if view.dtype() != Dtype::F32 {
+            let reason = format!("tensor {name} is of type {:?}, expected F32", view.dtype());
+            return Err(AppError::contents(path, reason));
+        }
+        // The file's bytes have no alignment, so each number is put together from its own four.
+        let data = view.data().as_chunks().0.iter().map(|&bytes| f32::from_le_bytes(bytes)).collect();
+        tensors.insert(name.to_owned(), Values { shape: view.shape().to_vec(), data });
+    }
+    Ok((metadata.metadata().clone().unwrap_or_default(), tensors))
 }
 
 /// Writes a file beside `path` and renames it there once it is safely on disk: a crash or a full disk
@@ -108,13 +125,13 @@ pub fn write_atomically(path: &Path, write: impl FnOnce(&mut File) -> io::Result
         let _ = fs::remove_file(&temporary);
         return Err(e);
     }
-    // The rename itself lasts once the directory is on disk. Only Unix opens directories as files.
-    #[cfg(unix)]
-    if let Some(directory) = path.parent() {
-        let directory = if directory.as_os_str().is_empty() { Path::new(".") } else { directory };
-        File::open(directory)?.sync_all()?;
-    }
-    Ok(())
+    sync_directory(path.parent().unwrap_or(Path::new("")))
+}
+
+/// Has a directory's names on disk, without which a rename in it does not last. Only Unix opens directories as files.
+pub fn sync_directory(path: &Path) -> io::Result<()> {
+    let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
+    if cfg!(unix) { File::open(path)?.sync_all() } else { Ok(()) }
 }
 
 #[cfg(test)]

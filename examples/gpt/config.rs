@@ -5,6 +5,8 @@
 //! file that `--config` names, then the flags.
 
 use std::path::Path;
+use std::str::FromStr;
+use std::time::Duration;
 
 use clap::error::ErrorKind;
 use clap::parser::ValueSource;
@@ -44,6 +46,33 @@ impl Precision {
             Precision::Bfloat16 => DType::BF16,
             Precision::Float16 => DType::F16,
         }
+    }
+}
+
+/// A span of time, written as in `2h 30m`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Span(pub Duration);
+
+impl FromStr for Span {
+    type Err = humantime::DurationError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        humantime::parse_duration(text).map(Span)
+    }
+}
+
+impl TryFrom<String> for Span {
+    type Error = humantime::DurationError;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        text.parse()
+    }
+}
+
+impl From<Span> for String {
+    fn from(span: Span) -> String {
+        humantime::format_duration(span.0).to_string()
     }
 }
 
@@ -97,6 +126,19 @@ pub struct Config {
     /// Training steps
     #[arg(long)]
     pub max_iters: usize,
+    /// The run ends after the step that brings it to so many tokens; 0 means no such bound
+    #[arg(long)]
+    #[serde(default)]
+    pub max_tokens: u64,
+    /// The run ends after the step in which it comes to last so long, the time before a --resume included, as in 2h30m;
+    /// 0s means no such bound
+    #[arg(long, value_name = "SPAN")]
+    #[serde(default)]
+    pub max_time: Span,
+    /// The run ends when so many evaluations in a row have brought no better validation loss; 0 means no such bound
+    #[arg(long)]
+    #[serde(default)]
+    pub patience: usize,
     /// AdamW's decoupled weight decay, for parameters of two or more dimensions
     #[arg(long)]
     pub weight_decay: f64,
@@ -134,10 +176,22 @@ pub struct Config {
     /// Write a checkpoint at every evaluation, not only at a better validation loss
     #[arg(long, action = ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
     pub always_save_checkpoint: bool,
+    /// Steps between saves of all that --resume needs; 0 means at every evaluation
+    #[arg(long)]
+    #[serde(default)]
+    pub save_interval: usize,
+    /// How many of the last saves stay
+    #[arg(long)]
+    #[serde(default = "one")]
+    pub keep: usize,
 
     /// Seed of everything random; a run is a function of it
     #[arg(long, value_parser = clap::value_parser!(u64).range(..=i64::MAX as u64))]
     pub seed: u64,
+}
+
+fn one() -> usize {
+    1
 }
 
 impl Config {
@@ -168,6 +222,7 @@ impl Config {
             ("eval_interval", self.eval_interval),
             ("eval_iters", self.eval_iters),
             ("log_interval", self.log_interval),
+            ("keep", self.keep),
         ];
         for (key, value) in counts {
             // No sum or product of two counts overflows then.
@@ -216,6 +271,22 @@ impl Config {
     fn to_table(&self) -> Result<Table, String> {
         Table::try_from(self).map_err(|e| e.to_string())
     }
+}
+
+/// The config of a checkpoint at `path`, with `flags` over it.
+///
+/// # Errors
+/// A flag whose value makes no sense.
+pub fn resume(config: &Config, flags: &Flags, path: &Path) -> Result<Config, AppError> {
+    let wrong = |reason: String| AppError::contents(path, reason);
+    let mut table = config.to_table().map_err(wrong)?;
+    table.extend(flags.0.clone());
+    let config = Config::from_table(table).map_err(wrong)?;
+    config.check().map_err(|(key, reason)| {
+        let origin = format!("--{}", key.replace('_', "-"));
+        AppError::Key { origin, key: key.into(), reason }
+    })?;
+    Ok(config)
 }
 
 /// One `key = value` line of a TOML text.

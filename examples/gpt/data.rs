@@ -204,11 +204,29 @@ impl Random {
         Random { philox: Philox::new(seed), draw, drawn: 0, block: [0; 4] }
     }
 
+    /// As [`Random::new`], after `drawn` numbers.
+    pub fn after(seed: u64, draw: Draw, drawn: u64) -> Self {
+        let mut random = Random { drawn, ..Random::new(seed, draw) };
+        random.block = random.block();
+        random
+    }
+
+    /// How many numbers were drawn.
+    pub fn drawn(&self) -> u64 {
+        self.drawn
+    }
+
+    /// The next number's block.
+    fn block(&self) -> [u32; 4] {
+        let block = self.drawn / 4;
+        // The last word is for the device's own random ops, which count up from 0.
+        self.philox.block([block as u32, (block >> 32) as u32, self.draw as u32, u32::MAX])
+    }
+
     fn bits(&mut self) -> u32 {
-        let (block, lane) = (self.drawn / 4, self.drawn % 4);
+        let lane = self.drawn % 4;
         if lane == 0 {
-            // The last word is for the device's own random ops, which count up from 0.
-            self.block = self.philox.block([block as u32, (block >> 32) as u32, self.draw as u32, u32::MAX]);
+            self.block = self.block();
         }
         self.drawn += 1;
         self.block[lane as usize]
@@ -242,6 +260,11 @@ impl Blocks {
     /// `tokens` must be more than `block_size` ([`Corpus::check_length`]).
     pub fn new(tokens: &Tokens, batch_size: usize, block_size: usize) -> Self {
         Blocks { tokens: tokens.clone(), batch_size, block_size }
+    }
+
+    /// The tokens of the split.
+    pub fn tokens(&self) -> usize {
+        self.tokens.len()
     }
 
     /// The number of places where a block can start.
@@ -387,6 +410,20 @@ mod tests {
         let first = |mut random| ids(&blocks.random(&mut random, &Device::Cpu).unwrap().inputs);
         assert_ne!(first(Random::new(1, Draw::Train)), first(Random::new(2, Draw::Train)));
         assert_ne!(first(Random::new(1, Draw::Train)), first(Random::new(1, Draw::Sample)));
+    }
+
+    #[test]
+    fn random_numbers_go_on_where_they_stopped() {
+        let mut whole = Random::new(3, Draw::Train);
+        for drawn in 0..20 {
+            assert_eq!(whole.drawn(), drawn);
+            let mut rest = Random::after(3, Draw::Train, drawn);
+            let next: Vec<u32> = (0..9).map(|_| rest.bits()).collect();
+            let mut straight = Random::new(3, Draw::Train);
+            (0..drawn).for_each(|_| assert!(straight.uniform() < 1.0));
+            assert_eq!(next, (0..9).map(|_| straight.bits()).collect::<Vec<u32>>());
+            whole.bits();
+        }
     }
 
     #[test]

@@ -2,6 +2,9 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use crate::interrupt;
 
 #[derive(Debug, thiserror::Error)]
 pub enum AppError {
@@ -40,11 +43,23 @@ pub enum AppError {
     )]
     Diverged { step: usize, loss: f32 },
 
+    /// Ctrl-C.
+    #[error("interrupted after step {step}; --resume goes on from {}", save.display())]
+    Interrupted { step: usize, save: PathBuf },
+
     #[error(transparent)]
     Tensor(#[from] tilewright::Error),
 }
 
 impl AppError {
+    /// What the process says to its parent: 130 after Ctrl-C, else 1.
+    pub fn exit_code(&self) -> ExitCode {
+        match self {
+            AppError::Interrupted { .. } => interrupt::EXIT_CODE.into(),
+            _ => ExitCode::FAILURE,
+        }
+    }
+
     pub fn contents(path: &Path, reason: impl Into<String>) -> Self {
         AppError::Contents { path: path.to_path_buf(), reason: reason.into() }
     }

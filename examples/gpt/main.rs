@@ -9,18 +9,20 @@
 //! ```
 //!
 //! `prepare` turns text into `shards` of tokens, by a `tokenizer`. `config` says what a run is told, `data` turns text or
-//! shards into batches, `model` is the network, `train` the loop around it, `checkpoint` the model on disk, `generate` text
-//! from it, `profile` what steps cost, `report` the rest of what a run writes.
+//! shards into batches, `model` is the network, `train` the loop around it, `checkpoint` the model on disk, `saves` what a run
+//! goes on from, `generate` text from it, `profile` what steps cost, `report` the rest of what a run writes.
 
 mod checkpoint;
 mod config;
 mod data;
 mod error;
 mod generate;
+mod interrupt;
 mod model;
 mod prepare;
 mod profile;
 mod report;
+mod saves;
 mod shards;
 mod tokenizer;
 mod train;
@@ -59,10 +61,10 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     let output = &mut io::stdout().lock();
     let result = match &cli.command {
-        None => train::run(&cli.train, output),
+        None => train(&cli.train, output),
         Some(Command::Prepare(args)) => prepare::run(args, output),
         Some(Command::Tokenizer(command)) => tokenizer::run(command),
-        Some(Command::Train(args)) => train::run(args, output),
+        Some(Command::Train(args)) => train(args, output),
         Some(Command::Generate(args)) => generate::run(args, output),
     };
     match result {
@@ -71,9 +73,15 @@ fn main() -> ExitCode {
         Err(AppError::Io { source, .. }) if source.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
         Err(error) => {
             report::note(format_args!("error: {error}"));
-            ExitCode::FAILURE
+            error.exit_code()
         }
     }
+}
+
+/// A run that Ctrl-C may end.
+fn train(args: &train::TrainArgs, output: &mut impl io::Write) -> Result<(), AppError> {
+    interrupt::watch()?;
+    train::run(args, output)
 }
 
 /// The device that `--device` names.

@@ -2,17 +2,17 @@
 
 use std::fmt;
 use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
 use indicatif::{ProgressBar, ProgressStyle};
 use plotters::prelude::*;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::error::AppError;
 
 /// One training step: a line of the log.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Step {
     /// Updates made, this one included.
     pub step: usize,
@@ -28,7 +28,7 @@ pub struct Step {
 }
 
 /// Mean losses over `eval_iters` batches of each split, after the update.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Evaluation {
     pub train_loss: f32,
     pub val_loss: f32,
@@ -41,9 +41,36 @@ pub struct Log {
 }
 
 impl Log {
-    pub fn create(path: PathBuf) -> Result<Self, AppError> {
-        let file = File::create(&path).map_err(AppError::io("write", &path))?;
-        Ok(Log { file, path })
+    /// Goes on with a log that had so many bytes: what came after them is dropped. Returns the steps that it holds.
+    ///
+    /// # Errors
+    /// A file that is shorter, or a line of it that is no step.
+    pub fn resume(path: PathBuf, bytes: u64) -> Result<(Self, Vec<Step>), AppError> {
+        let open = || {
+            let mut file = File::options().read(true).write(true).create(true).truncate(false).open(&path)?;
+            if file.metadata()?.len() > bytes {
+                file.set_len(bytes)?;
+            }
+            let mut text = String::new();
+            (&mut file).take(bytes).read_to_string(&mut text)?;
+            Ok((file, text))
+        };
+        let (file, text) = open().map_err(AppError::io("write", &path))?;
+        if text.len() as u64 != bytes {
+            return Err(AppError::contents(&path, format!("shorter than the {bytes} bytes that its run has written")));
+        }
+        let step = |(line, text)| {
+            let wrong = |e: serde_json::Error| AppError::Line { path: path.clone(), line, reason: e.to_string() };
+            serde_json::from_str(text).map_err(wrong)
+        };
+        let steps = (1..).zip(text.lines()).map(step).collect::<Result<_, _>>()?;
+        Ok((Log { file, path }, steps))
+    }
+
+    /// Has all lines on disk; returns how many bytes they are.
+    pub fn sync(&self) -> Result<u64, AppError> {
+        let length = self.file.sync_data().and_then(|()| Ok(self.file.metadata()?.len()));
+        length.map_err(AppError::io("write", &self.path))
     }
 
     pub fn write(&mut self, step: &Step) -> Result<(), AppError> {
@@ -107,6 +134,12 @@ pub struct History {
 }
 
 impl History {
+    pub fn of(steps: &[Step]) -> Self {
+        let mut history = History::default();
+        steps.iter().for_each(|step| history.push(step));
+        history
+    }
+
     pub fn push(&mut self, step: &Step) {
         self.losses.push((step.step, step.loss));
         if let Some(evaluation) = step.evaluation {
@@ -175,6 +208,7 @@ impl History {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::tests::scratch;
 
     fn step(step: usize, loss: f32, val_loss: Option<f32>) -> Step {
         let evaluation = val_loss.map(|val_loss| Evaluation { train_loss: loss, val_loss });
@@ -213,10 +247,32 @@ mod tests {
         assert_eq!(picture.matches("<circle").count(), 3);
     }
 
+    #[test]
+    fn a_log_goes_on_after_the_bytes_of_a_checkpoint() {
+        let directory = scratch("log");
+        let path = directory.join("log.jsonl");
+        let mut log = Log::resume(path.clone(), 0).unwrap().0;
+        log.write(&step(1, 2.0, None)).unwrap();
+        log.write(&step(2, 1.5, Some(1.75))).unwrap();
+        let bytes = log.sync().unwrap();
+        log.write(&step(3, 0.1, None)).unwrap();
+        fs::write(&path, fs::read_to_string(&path).unwrap() + "{\"step\":4,\"lo").unwrap();
+        let (mut log, steps) = Log::resume(path.clone(), bytes).unwrap();
+        assert_eq!(steps, [step(1, 2.0, None), step(2, 1.5, Some(1.75))]);
+        log.write(&step(3, 1.0, None)).unwrap();
+        let lines = fs::read_to_string(&path).unwrap();
+        assert_eq!(lines.lines().count(), 3);
+        assert!(lines.lines().last().unwrap().contains("\"loss\":1.0"));
+
+        let error = |bytes| Log::resume(path.clone(), bytes).err().unwrap().to_string();
+        assert!(error(10_000).contains("log.jsonl: shorter than the 10000 bytes"), "{}", error(10_000));
+        assert!(error(5).contains("log.jsonl, line 1: "), "{}", error(5));
+    }
+
     #[cfg(target_os = "linux")]
     #[test]
     fn a_full_disk_stops_the_log_with_an_error() {
-        let mut log = Log::create(PathBuf::from("/dev/full")).unwrap();
+        let mut log = Log::resume(PathBuf::from("/dev/full"), 0).unwrap().0;
         let error = log.write(&step(1, 1.0, None)).unwrap_err().to_string();
         assert!(error.starts_with("cannot write /dev/full: No space left"), "{error}");
     }

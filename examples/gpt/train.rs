@@ -1,21 +1,25 @@
 //! The training run: batches in, a log, checkpoints and a plot out.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use tilewright::optim::{AdamW, AdamWConfig, ParamGroup};
-use tilewright::{Device, Tensor, no_grad};
+use tilewright::random::Stream;
+use tilewright::{Device, Tensor, Var, no_grad};
 
-use crate::checkpoint::{Checkpoint, Header};
+use crate::checkpoint::{Checkpoint, Header, Values};
 use crate::config::{self, Config, Flags};
 use crate::data::{Blocks, Corpus, Draw, Random};
 use crate::error::AppError;
 use crate::generate::{self, Sampling};
+use crate::interrupt;
 use crate::model::Gpt;
 use crate::profile::Profiler;
 use crate::report::{Evaluation, History, Log, Progress, Step, note};
+use crate::saves::{Best, Saves, Snapshot, State};
 use crate::tokenizer::Tokenizer;
 
 #[derive(Debug, clap::Args)]
@@ -37,6 +41,13 @@ pub struct TrainArgs {
     /// Where log, checkpoint and plot go; without it, runs/NAME after the config
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
+    /// Goes on from the last save in --out, with its config and data, over which flags and --data go: to the same bits
+    /// as if the run had never stopped, on the same kind of device. Without a save it starts from the beginning
+    #[arg(long)]
+    resume: bool,
+    /// Starts from the beginning where --out holds saves of an earlier run, and removes them
+    #[arg(long, conflicts_with = "resume")]
+    overwrite: bool,
     /// Measures the steps and prints what kernels and host took
     #[arg(long)]
     profile: bool,
@@ -46,8 +57,27 @@ pub struct TrainArgs {
 
 /// The `train` subcommand; its summary and sample go to `output`.
 pub fn run(args: &TrainArgs, output: &mut impl Write) -> Result<(), AppError> {
-    let (name, config) = config::load(&args.config, &args.flags)?;
-    let data = args.data.clone().unwrap_or_else(own_sources);
+    let (name, mut config) = config::load(&args.config, &args.flags)?;
+    let out = args.out.clone().unwrap_or_else(|| Path::new("runs").join(&name));
+    let saves = saves(&out);
+    let snapshot = match saves.latest()? {
+        Some(path) if args.resume => Some((Snapshot::load(&path)?, path)),
+        Some(path) if !args.overwrite => {
+            let hint = "go on from it with --resume, or start anew with --overwrite or another --out";
+            return Err(AppError::Exists { path, found: "the save of an earlier run", hint });
+        }
+        None if args.resume => {
+            note(format_args!("no save in {}: starting from the beginning", out.display()));
+            None
+        }
+        _ => None,
+    };
+    let mut data = args.data.clone();
+    if let Some((snapshot, path)) = &snapshot {
+        config = config::resume(&snapshot.model.header.config, &args.flags, path)?;
+        data = data.or(Some(snapshot.state.data.clone()));
+    }
+    let data = data.unwrap_or_else(own_sources);
     let corpus = Corpus::read(&data)?;
     corpus.check_length(&data, config.block_size)?;
     let (ids, unit) = (corpus.tokenizer.len(), corpus.tokenizer.unit());
@@ -59,60 +89,79 @@ pub fn run(args: &TrainArgs, output: &mut impl Write) -> Result<(), AppError> {
     if args.tf32 {
         crate::allow_tf32(&device)?;
     }
-    device.set_seed(config.seed);
-    let model = Gpt::new(&config, ids, &device)?;
+    fs::create_dir_all(&out).map_err(AppError::io("create", &out))?;
+    saves.tidy()?;
+    let mut trainer = match snapshot {
+        None => {
+            device.set_seed(config.seed);
+            let model = Gpt::new(&config, ids, &device)?;
+            saves.clear()?;
+            Trainer::new(config, &corpus, &data, model, device, &out, 0)?
+        }
+        Some((mut snapshot, path)) => {
+            snapshot.check(&corpus, &data)?;
+            snapshot.model.header.config = config.clone();
+            let (masters, header) = (snapshot.model.tensors.clone(), snapshot.model.header.clone());
+            let model = Gpt::from_checkpoint(snapshot.model, &path, &device)?;
+            let log_bytes = snapshot.state.log_bytes;
+            let mut trainer = Trainer::new(config, &corpus, &data, model, device, &out, log_bytes)?;
+            trainer.restore(header.step, masters, snapshot.moments, snapshot.state, &path)?;
+            trainer
+        }
+    };
     note(format_args!(
-        "{} {unit}s in {} files of {} ({}); {:.2} million parameters; on {device}",
+        "{} {unit}s in {} files of {} ({}); {:.2} million parameters; on {}",
         corpus.train.len() + corpus.val.len(),
         corpus.files,
         data.display(),
         corpus.tokenizer,
-        model.parameter_count() as f64 / 1e6,
+        trainer.model.parameter_count() as f64 / 1e6,
+        trainer.device,
     ));
-
-    let out = args.out.clone().unwrap_or_else(|| Path::new("runs").join(&name));
-    fs::create_dir_all(&out).map_err(AppError::io("create", &out))?;
-    let log = out.join("log.jsonl");
+    if trainer.step > 0 {
+        note(format_args!("going on after step {}", trainer.step));
+    }
+    if args.profile {
+        trainer.profiler = Some(Profiler::new(&trainer.device, trainer.config.max_iters)?);
+    }
     let plot = out.join("loss.svg");
-    let checkpoint = out.join("checkpoint.safetensors");
-    let mut trainer = Trainer {
-        profiler: args.profile.then(|| Profiler::new(&device, config.max_iters)).transpose()?,
-        random: Random::new(config.seed, Draw::Train),
-        train: Blocks::new(&corpus.train, config.batch_size, config.block_size),
-        val: Blocks::new(&corpus.val, config.batch_size, config.block_size),
-        optimizer: optimizer(&config, &model)?,
-        log: Log::create(log.clone())?,
-        history: History::default(),
-        checkpoint: checkpoint.clone(),
-        config,
-        tokenizer: corpus.tokenizer.clone(),
-        model,
-        device,
-    };
-    let trained = trainer.train();
+    let stopped = trainer.train();
     // A run that ends early still shows how far it came; that its plot may fail too is not the news.
     let plotted = trainer.history.plot(&format!("{name}: loss"), unit, &plot);
-    let saved = trained?;
+    let stop = stopped?;
     plotted?;
     if let Some(profiler) = &trainer.profiler {
         generate::print(output, &profiler.report())?;
     }
 
+    let checkpoint = &trainer.checkpoint;
     let sampling = Sampling { max_new_tokens: 400, temperature: 0.8, top_k: 200, seed: trainer.config.seed };
     let mut text = Vec::new();
-    generate::generate(&checkpoint, "", sampling, &trainer.device, &mut text)?;
+    generate::generate(checkpoint, "", sampling, &trainer.device, &mut text)?;
     let sample = out.join("sample.txt");
     fs::write(&sample, &text).map_err(AppError::io("write", &sample))?;
-    let mut summary = format!(
-        "validation loss {:.4} nats per {unit}, after step {}\n\nA sample:\n{}\n\n",
-        saved.val_loss,
-        saved.step,
-        String::from_utf8_lossy(&text).trim(),
-    );
-    for path in [&checkpoint, &log, &plot, &sample] {
+    let mut summary = match stop {
+        Stop::Steps | Stop::Interrupted => String::new(),
+        Stop::Tokens => format!("stopped after step {}, by max_tokens\n", trainer.step),
+        Stop::Time => format!("stopped after step {}, by max_time\n", trainer.step),
+        Stop::Patience => format!("stopped after step {}, by patience\n", trainer.step),
+    };
+    if let Some(Best { step, val_loss }) = trainer.best {
+        let better = if trainer.config.always_save_checkpoint { " at its best" } else { "" };
+        summary += &format!("validation loss{better} {val_loss:.4} nats per {unit}, after step {step}\n\n");
+    }
+    summary.push_str(&format!("A sample:\n{}\n\n", String::from_utf8_lossy(&text).trim()));
+    for path in [checkpoint, &out.join(LOG), &plot, &sample] {
         summary.push_str(&format!("{}\n", path.display()));
     }
     generate::print(output, &summary)
+}
+
+const LOG: &str = "log.jsonl";
+
+/// The saves of the run whose files go to `out`.
+fn saves(out: &Path) -> Saves {
+    Saves::new(out.join("checkpoints"))
 }
 
 /// This repository where it was built, or the current directory if it is no longer there.
@@ -133,11 +182,14 @@ fn optimizer(config: &Config, model: &Gpt) -> Result<AdamW, AppError> {
     Ok(AdamW::with_groups(groups, adamw)?)
 }
 
-/// What the checkpoint on disk holds.
-#[derive(Clone, Copy)]
-struct Saved {
-    step: usize,
-    val_loss: f32,
+/// Why a run takes no further step.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Stop {
+    Steps,
+    Tokens,
+    Time,
+    Patience,
+    Interrupted,
 }
 
 struct Trainer {
@@ -152,22 +204,106 @@ struct Trainer {
     val: Blocks,
     log: Log,
     history: History,
+    data: PathBuf,
+    /// The best model so far, or with `always_save_checkpoint` the last one evaluated.
     checkpoint: PathBuf,
+    saves: Saves,
+    /// The best evaluation, and how many have come after it.
+    best: Option<Best>,
+    waited: usize,
+    /// Steps taken and tokens seen.
+    step: usize,
+    tokens: u64,
+    start: Instant,
+    /// What the run had lasted at `start`.
+    seconds_before: f64,
 }
 
 impl Trainer {
-    /// Takes every step; returns what the checkpoint then holds.
-    fn train(&mut self) -> Result<Saved, AppError> {
-        let steps = self.config.max_iters;
+    /// At the start of a run, but for a log that goes on after so many bytes.
+    fn new(
+        config: Config,
+        corpus: &Corpus,
+        data: &Path,
+        model: Gpt,
+        device: Device,
+        out: &Path,
+        log_bytes: u64,
+    ) -> Result<Self, AppError> {
+        let (log, steps) = Log::resume(out.join(LOG), log_bytes)?;
+        Ok(Trainer {
+            profiler: None,
+            random: Random::new(config.seed, Draw::Train),
+            train: Blocks::new(&corpus.train, config.batch_size, config.block_size),
+            val: Blocks::new(&corpus.val, config.batch_size, config.block_size),
+            optimizer: optimizer(&config, &model)?,
+            log,
+            history: History::of(&steps),
+            data: data.to_path_buf(),
+            checkpoint: out.join("checkpoint.safetensors"),
+            saves: saves(out),
+            best: None,
+            waited: 0,
+            step: 0,
+            tokens: 0,
+            start: Instant::now(),
+            seconds_before: 0.0,
+            config,
+            tokenizer: corpus.tokenizer.clone(),
+            model,
+            device,
+        })
+    }
+
+    /// Goes to where a save at `path` was made.
+    fn restore(
+        &mut self,
+        step: usize,
+        mut masters: BTreeMap<String, Values>,
+        mut moments: BTreeMap<String, Values>,
+        state: State,
+        path: &Path,
+    ) -> Result<(), AppError> {
+        let take = |from: &mut BTreeMap<String, Values>, name: &str| {
+            let missing = || AppError::contents(path, format!("tensor {name} is missing"));
+            let Values { shape, data } = from.remove(name).ok_or_else(missing)?;
+            Ok::<_, AppError>(Tensor::from_vec(data, shape, &Device::Cpu)?)
+        };
+        let names = self.names();
+        let masters = names.iter().map(|name| take(&mut masters, name)).collect::<Result<Vec<_>, _>>()?;
+        let pair = |name: &String| {
+            Ok((take(&mut moments, &format!("first.{name}"))?, take(&mut moments, &format!("second.{name}"))?))
+        };
+        let moments = names.iter().map(pair).collect::<Result<Vec<_>, AppError>>()?;
+        self.optimizer.restore_masters(&masters)?;
+        self.optimizer.restore(state.optimizer_steps, &moments)?;
+        self.device.set_generator(Stream { seed: state.device_seed, offset: state.device_offset });
+        self.random = Random::after(self.config.seed, Draw::Train, state.drawn);
+        (self.best, self.waited) = (state.best, state.waited);
+        (self.step, self.tokens, self.seconds_before) = (step, state.tokens, state.elapsed_s);
+        Ok(())
+    }
+
+    /// The parameters' names in the optimizer's order.
+    fn names(&self) -> Vec<String> {
+        let name = |var: &Var| {
+            let own = self.model.parameters().iter().find(|(_, other)| other.same(var));
+            own.map_or_else(String::new, |(name, _)| name.clone())
+        };
+        self.optimizer.vars().map(name).collect()
+    }
+
+    /// Takes every step that is left; says why it is the last one.
+    fn train(&mut self) -> Result<Stop, AppError> {
         let schedule = self.config.schedule();
-        let progress = Progress::new(steps, self.config.log_interval);
+        let progress = Progress::new(self.config.max_iters, self.config.log_interval);
         let tokens =
             self.config.gradient_accumulation_steps * self.config.batch_size * self.config.block_size;
-        let mut saved = Saved { step: 0, val_loss: f32::INFINITY };
-        let start = Instant::now();
-        for step in 1..=steps {
+        let mut stop = self.stop();
+        while stop.is_none() {
             let step_start = Instant::now();
-            let lr = schedule.lr(step - 1);
+            let step = self.step + 1;
+            let lr = schedule.lr(self.step);
             let (loss, grad_norm) = match self.profiler.take() {
                 None => self.step(lr)?,
                 Some(mut profiler) => {
@@ -177,24 +313,69 @@ impl Trainer {
                 }
             };
             check_finite(step, loss)?;
+            (self.step, self.tokens) = (step, self.tokens + tokens as u64);
             let tokens_per_second = tokens as f64 / step_start.elapsed().as_secs_f64();
-            let due = step.is_multiple_of(self.config.eval_interval) || step == steps;
+            stop = self.stop();
+            let due = match stop {
+                None => step.is_multiple_of(self.config.eval_interval),
+                // Whoever waits for the process to end does not want to wait for this.
+                Some(reason) => reason != Stop::Interrupted,
+            };
             let evaluation = if due { Some(self.evaluate()?) } else { None };
-            let elapsed_s = start.elapsed().as_secs_f64();
+            let elapsed_s = self.elapsed_s();
             let record = Step { step, loss, lr, grad_norm, tokens_per_second, elapsed_s, evaluation };
             self.log.write(&record)?;
             self.history.push(&record);
             progress.show(&record);
             if let Some(Evaluation { val_loss, .. }) = evaluation {
-                check_finite(step, val_loss)?;
-                if val_loss < saved.val_loss || self.config.always_save_checkpoint {
-                    saved = Saved { step, val_loss };
-                    self.save(saved)?;
+                self.judge(val_loss)?;
+                stop = stop.or_else(|| self.stop());
+            }
+            let save_is_due = match self.config.save_interval {
+                0 => due,
+                interval => step.is_multiple_of(interval),
+            };
+            if save_is_due || stop.is_some() {
+                let save = self.save(evaluation)?;
+                if stop == Some(Stop::Interrupted) {
+                    return Err(AppError::Interrupted { step, save });
                 }
             }
         }
         progress.finish();
-        Ok(saved)
+        // It is at least one reason.
+        Ok(stop.unwrap_or(Stop::Steps))
+    }
+
+    fn stop(&self) -> Option<Stop> {
+        let Config { max_iters, max_tokens, max_time, patience, .. } = self.config;
+        let stops = [
+            (Stop::Interrupted, interrupt::requested()),
+            (Stop::Steps, self.step >= max_iters),
+            (Stop::Tokens, max_tokens > 0 && self.tokens >= max_tokens),
+            (Stop::Time, !max_time.0.is_zero() && self.elapsed_s() >= max_time.0.as_secs_f64()),
+            (Stop::Patience, patience > 0 && self.waited >= patience),
+        ];
+        stops.into_iter().find_map(|(stop, is_due)| is_due.then_some(stop))
+    }
+
+    /// What the run has lasted.
+    fn elapsed_s(&self) -> f64 {
+        self.seconds_before + self.start.elapsed().as_secs_f64()
+    }
+
+    /// Keeps the model if it is the best.
+    fn judge(&mut self, val_loss: f32) -> Result<(), AppError> {
+        check_finite(self.step, val_loss)?;
+        let better = self.best.is_none_or(|best| val_loss < best.val_loss);
+        if better {
+            self.best = Some(Best { step: self.step, val_loss });
+        }
+        self.waited = if better { 0 } else { self.waited + 1 };
+        if better || self.config.always_save_checkpoint {
+            self.checkpoint(val_loss)?.save(&self.checkpoint)?;
+        }
+        Ok(())
     }
 
     /// One update; returns the loss and the norm of the gradient before clipping.
@@ -232,15 +413,41 @@ impl Trainer {
         })
     }
 
-    fn save(&self, saved: Saved) -> Result<(), AppError> {
-        let header = Header {
-            config: self.config.clone(),
-            tokenizer: self.tokenizer.clone(),
-            step: saved.step,
-            val_loss: saved.val_loss,
-        };
+    /// The model as it is, with its masters.
+    fn checkpoint(&self, val_loss: f32) -> Result<Checkpoint, AppError> {
+        let (config, tokenizer) = (self.config.clone(), self.tokenizer.clone());
+        let header = Header { config, tokenizer, step: self.step, val_loss };
         let masters: Vec<_> = self.optimizer.vars().cloned().zip(self.optimizer.masters()?).collect();
-        Checkpoint { header, tensors: self.model.values(&masters)? }.save(&self.checkpoint)
+        Ok(Checkpoint { header, tensors: self.model.values(&masters)? })
+    }
+
+    /// Writes what [`Trainer::restore`] reads.
+    fn save(&self, evaluation: Option<Evaluation>) -> Result<PathBuf, AppError> {
+        let values = |tensor: &Tensor| {
+            Ok::<_, AppError>(Values { shape: tensor.dims().to_vec(), data: tensor.to_vec()? })
+        };
+        let mut moments = BTreeMap::new();
+        for (name, (m, v)) in self.names().into_iter().zip(self.optimizer.moments()?) {
+            moments.insert(format!("first.{name}"), values(&m)?);
+            moments.insert(format!("second.{name}"), values(&v)?);
+        }
+        let Stream { seed, offset } = self.device.generator_state();
+        let state = State {
+            data: self.data.clone(),
+            train_tokens: self.train.tokens(),
+            val_tokens: self.val.tokens(),
+            drawn: self.random.drawn(),
+            device_seed: seed,
+            device_offset: offset,
+            optimizer_steps: self.optimizer.steps(),
+            best: self.best,
+            waited: self.waited,
+            tokens: self.tokens,
+            log_bytes: self.log.sync()?,
+            elapsed_s: self.elapsed_s(),
+        };
+        let model = self.checkpoint(evaluation.map_or(f32::NAN, |evaluation| evaluation.val_loss))?;
+        self.saves.save(&Snapshot { model, moments, state }, self.config.keep)
     }
 }
 
@@ -257,6 +464,7 @@ mod tests {
     use clap::Parser;
 
     use super::*;
+    use crate::saves;
     use crate::shards::tests::by_hand;
     use crate::tests::alone;
 
@@ -344,7 +552,7 @@ mod tests {
 
         // A tokenizer with fewer ids than the shards have.
         Tokenizer::Bytes.save(&data.join("tokenizer.json")).unwrap();
-        let error = train(&directory, "run", "").unwrap_err().to_string();
+        let error = train(&directory, "run", "--overwrite").unwrap_err().to_string();
         assert!(error.contains("257"), "{error}");
         fs::remove_dir_all(directory).unwrap();
     }
@@ -409,6 +617,258 @@ mod tests {
                 assert!((whole - parts).abs() < 1e-4, "{key}: {whole}, {parts}");
             }
         }
+        fs::remove_dir_all(directory).unwrap();
+    }
+
+    /// Every loss, and the bits of weights and optimizer, when a run ends.
+    fn end(out: &Path) -> (Vec<String>, BTreeMap<String, Values>, BTreeMap<String, Values>) {
+        let snapshot = Snapshot::load(&saves(out).latest().unwrap().unwrap()).unwrap();
+        let losses = log(out).iter().map(|line| line["loss"].to_string()).collect();
+        (losses, snapshot.model.tensors, snapshot.moments)
+    }
+
+    fn resumes_bit_for_bit(directory: &Path, more: &str) {
+        let whole = train(directory, "whole", &format!("{more} --max-iters 7")).unwrap();
+        let cut = |steps: usize, resume: &str| {
+            train(directory, "cut", &format!("{more} --max-iters {steps} {resume}")).unwrap()
+        };
+        cut(2, "");
+        cut(5, "--resume");
+        let out = cut(7, "--resume");
+        assert!(end(&out) == end(&whole), "{more}");
+        fs::remove_dir_all(whole).unwrap();
+        fs::remove_dir_all(out).unwrap();
+    }
+
+    /// llm.c's shards of 12 tokens, for training and validation.
+    fn write_shards(directory: &Path) {
+        for (name, repeats) in [("a_train_000000.bin", 12), ("a_train_000001.bin", 9), ("a_val_000000.bin", 4)] {
+            fs::write(directory.join(name), by_hand(&[7, 1, 4, 2, 8, 5, 7, 0, 3, 6, 9, 11].repeat(repeats))).unwrap();
+        }
+        Tokenizer::Bytes.save(&directory.join("tokenizer.json")).unwrap();
+    }
+
+    #[test]
+    fn a_resumed_run_ends_in_the_same_bits() {
+        let directory = scratch("resume");
+        resumes_bit_for_bit(&directory, "--dropout 0.2 --bias");
+        resumes_bit_for_bit(&directory, "--dropout 0.1 --batch-size 3 --gradient-accumulation-steps 3");
+        for dtype in ["bfloat16", "float16"] {
+            resumes_bit_for_bit(&directory, &format!("--dropout 0.1 --dtype {dtype}"));
+        }
+        fs::remove_file(directory.join("text.txt")).unwrap();
+        fs::create_dir(directory.join("text.txt")).unwrap();
+        write_shards(&directory.join("text.txt"));
+        resumes_bit_for_bit(&directory, "--dropout 0.1");
+        fs::remove_dir_all(directory).unwrap();
+    }
+
+    #[cfg(feature = "wgpu")]
+    #[test]
+    fn a_resumed_run_ends_in_the_same_bits_on_a_software_adapter() {
+        if let Err(error) = Device::wgpu("software") {
+            let _ = writeln!(std::io::stderr(), "NOT RUN on wgpu: {error}");
+            return;
+        }
+        let directory = scratch("resume-wgpu");
+        resumes_bit_for_bit(&directory, "--device software --dropout 0.2 --bias");
+        resumes_bit_for_bit(&directory, "--device software --dtype bfloat16 --gradient-accumulation-steps 2");
+        fs::remove_dir_all(directory).unwrap();
+    }
+
+    #[cfg(feature = "cuda-sim")]
+    #[test]
+    fn a_resumed_run_ends_in_the_same_bits_on_a_simulated_gpu() {
+        if let Err(error) = Device::cuda_sim() {
+            let _ = writeln!(std::io::stderr(), "NOT RUN on cuda-sim: {error}");
+            return;
+        }
+        let directory = scratch("resume-cuda");
+        let tiny = "--device cuda-sim --n-layer 1 --batch-size 1 --eval-iters 1 --dropout 0.2";
+        resumes_bit_for_bit(&directory, tiny);
+        resumes_bit_for_bit(&directory, &format!("{tiny} --dtype bfloat16"));
+        fs::remove_dir_all(directory).unwrap();
+    }
+
+    #[test]
+    fn a_run_goes_on_only_as_it_should() {
+        let directory = scratch("resume-errors");
+        let error = |more: &str| train(&directory, "run", more).unwrap_err().to_string();
+        let out = train(&directory, "run", "--resume --save-interval 2 --keep 2 --eval-interval 4").unwrap();
+        assert_eq!(saves::tests::names(&out.join("checkpoints")), ["step-00000004", "step-00000006"]);
+        assert!(error("").ends_with("step-00000006 holds the save of an earlier run; go on from it with --resume, \
+                                     or start anew with --overwrite or another --out"));
+        assert!(error("--resume --n-embd 32").contains("has shape"));
+        assert!(error("--resume --dropout 2").starts_with("--dropout: config key `dropout` must be"));
+        assert_eq!(log(&out).len(), 6, "what fails changes nothing");
+        train(&directory, "run", "--overwrite --max-iters 3").unwrap();
+        assert_eq!(log(&out).len(), 3);
+        assert_eq!(saves::tests::names(&out.join("checkpoints")), ["step-00000003"]);
+        fs::write(directory.join("text.txt"), "the cat sat on the mat.\n".repeat(41)).unwrap();
+        assert!(error("--resume").contains("text.txt: not what the run has learned from: it has 885 and 99 tokens"));
+        fs::remove_dir_all(directory).unwrap();
+    }
+
+    #[test]
+    fn budgets_end_a_run() {
+        let directory = scratch("budgets");
+        // 32 tokens a step.
+        let out = train(&directory, "tokens", "--max-tokens 100 --max-iters 50 --eval-interval 50").unwrap();
+        assert_eq!(log(&out).len(), 4);
+        assert!(log(&out)[3].get("val_loss").is_some(), "the last step is evaluated");
+        let out = train(&directory, "tokens", "--max-tokens 150 --max-iters 50 --resume").unwrap();
+        assert_eq!(log(&out).len(), 5);
+        train(&directory, "tokens", "--max-tokens 150 --max-iters 50 --resume").unwrap();
+        assert_eq!(log(&out).len(), 5, "a run that has ended goes on with nothing");
+
+        let out = train(&directory, "time", "--max-time 100ms --max-iters 1000000").unwrap();
+        let steps = log(&out);
+        let second_last = steps[steps.len() - 2]["elapsed_s"].as_f64().unwrap();
+        assert!(second_last < 0.1 && steps[steps.len() - 1]["elapsed_s"].as_f64().unwrap() >= 0.1);
+
+        // Nothing is learned, so that only the first evaluation is better than none before it.
+        let more = "--patience 2 --learning-rate 0 --min-lr 0 --max-iters 50";
+        assert_eq!(log(&train(&directory, "patience", more).unwrap()).len(), 9);
+        fs::remove_dir_all(directory).unwrap();
+    }
+
+    const TRAINER: &str = "TILEWRIGHT_TEST_TRAINER";
+
+    /// No test by itself: the process that [`Process`] starts.
+    #[test]
+    #[ignore = "a trainer for other tests"]
+    fn a_trainer_of_its_own() {
+        let Ok(line) = std::env::var(TRAINER) else { return };
+        interrupt::watch().unwrap();
+        let ended = run(&Cli::parse_from(line.lines()).train, &mut std::io::sink());
+        let code = ended.map_or_else(
+            |error| {
+                let _ = writeln!(std::io::stderr(), "error: {error}");
+                if matches!(error, AppError::Interrupted { .. }) { interrupt::EXIT_CODE.into() } else { 1 }
+            },
+            |()| 0,
+        );
+        std::process::exit(code);
+    }
+
+    /// A trainer in a process of its own, on `directory`'s text, with files in its folder `out`.
+    #[cfg(unix)]
+    fn process(directory: &Path, out: &str, more: &str) -> std::process::Command {
+        let mut line: Vec<String> = TINY.split_whitespace().chain(more.split_whitespace()).map(Into::into).collect();
+        for (flag, name) in [("--data", "text.txt"), ("--out", out)] {
+            line.extend([flag.into(), directory.join(name).display().to_string()]);
+        }
+        let mut command = std::process::Command::new(std::env::current_exe().unwrap());
+        command.args(["--exact", "train::tests::a_trainer_of_its_own", "--ignored", "--nocapture"]);
+        command.env(TRAINER, line.join("\n")).env("RAYON_NUM_THREADS", "1");
+        command.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::piped());
+        command
+    }
+
+    /// Lines of the log, as far as it is written.
+    #[cfg(unix)]
+    fn lines(out: &Path) -> usize {
+        fs::read(out.join(LOG)).map_or(0, |text| text.iter().filter(|&&byte| byte == b'\n').count())
+    }
+
+    /// Killed twenty times, half of them while it saves, the trainer ends in the bits of a run that was left alone.
+    #[cfg(unix)]
+    #[test]
+    fn kill_dash_nine_costs_nothing_older_than_the_last_save() {
+        const STEPS: usize = 200;
+        const KILLS: usize = 20;
+        let seed = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().subsec_nanos();
+        println!("killed at moments of seed {seed}");
+        let mut random = Random::new(seed.into(), Draw::Sample);
+        let directory = scratch("kill");
+        let more = format!("--n-layer 1 --dropout 0.2 --max-iters {STEPS} --save-interval 3 --eval-interval 20");
+        let whole = directory.join("whole");
+        assert!(process(&directory, "whole", &more).status().unwrap().success());
+
+        let out = directory.join("cut");
+        let latest = || saves(&out).latest().unwrap();
+        let mut moments: Vec<usize> = (0..KILLS).map(|_| random.below(STEPS * 4 / 5)).collect();
+        moments.sort_unstable();
+        let (mut while_saving, mut last) = (0, None);
+        for (kill, moment) in moments.into_iter().enumerate() {
+            let mut trainer = process(&directory, "cut", &format!("{more} --resume")).spawn().unwrap();
+            let parts = || saves::tests::names(&out.join("checkpoints")).iter().any(|name| name.ends_with(".part"));
+            let mut wait = |for_what: &dyn Fn() -> bool| {
+                while !for_what() {
+                    assert_eq!(trainer.try_wait().unwrap(), None, "the trainer ended by itself");
+                    std::thread::sleep(std::time::Duration::from_micros(50));
+                }
+            };
+            wait(&|| lines(&out) >= moment);
+            if kill % 2 == 0 {
+                wait(&parts);
+            } else {
+                std::thread::sleep(std::time::Duration::from_micros(random.below(5000) as u64));
+            }
+            trainer.kill().unwrap();
+            assert_eq!(trainer.wait().unwrap().code(), None, "ended by the signal");
+            while_saving += usize::from(parts());
+            assert!(latest() >= last, "{:?} after {last:?}", latest());
+            last = latest();
+        }
+        println!("{while_saving} of {KILLS} while a save was written");
+        assert!(while_saving > 0);
+        assert!(process(&directory, "cut", &format!("{more} --resume")).status().unwrap().success());
+        assert!(end(&out) == end(&whole), "seed {seed}");
+        assert_eq!(losses(&out), losses(&whole));
+        assert_eq!(fs::read(out.join("checkpoint.safetensors")).unwrap(), fs::read(whole.join("checkpoint.safetensors")).unwrap());
+        assert!(!saves::tests::names(&out.join("checkpoints")).iter().any(|name| name.ends_with(".part")));
+        fs::remove_dir_all(directory).unwrap();
+    }
+
+    /// A save that finds no room: files may be as long as the model, but not as its moments.
+    #[cfg(unix)]
+    #[test]
+    fn a_save_without_room_is_an_error_and_leaves_the_former() {
+        let directory = scratch("room");
+        let whole = train(&directory, "whole", "--save-interval 2").unwrap();
+        let more = "--save-interval 2 --resume";
+        let out = train(&directory, "cut", &format!("{more} --max-iters 2")).unwrap();
+        let before = saves(&out).latest().unwrap();
+        let size = fs::metadata(out.join("checkpoint.safetensors")).unwrap().len();
+        // Without the trap the first byte too many would end the process.
+        let command = process(&directory, "cut", more);
+        let mut limited = std::process::Command::new("sh");
+        limited.args(["-c", "trap '' XFSZ; ulimit -f $0; exec \"$@\"", &(size * 3 / 2 / 512).to_string()]);
+        limited.arg(command.get_program()).args(command.get_args());
+        limited.envs(command.get_envs().filter_map(|(key, value)| Some((key, value?))));
+        let output = limited.output().unwrap();
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{error}");
+        assert!(error.contains("error: cannot write ") && error.contains("optimizer.safetensors: File too large"), "{error}");
+        assert_eq!(saves(&out).latest().unwrap(), before);
+        assert_eq!(saves::tests::names(&out.join("checkpoints")), ["step-00000002"]);
+        train(&directory, "cut", more).unwrap();
+        assert!(end(&out) == end(&whole));
+        fs::remove_dir_all(directory).unwrap();
+    }
+
+    /// Ctrl-C as a terminal sends it.
+    #[cfg(unix)]
+    #[test]
+    fn ctrl_c_saves_and_leaves() {
+        let directory = scratch("interrupt");
+        let more = "--max-iters 1000000 --eval-interval 1000000";
+        let out = directory.join("run");
+        let trainer = process(&directory, "run", more).spawn().unwrap();
+        while lines(&out) < 5 {
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
+        let interrupted = std::process::Command::new("kill").args(["-INT", &trainer.id().to_string()]).status();
+        assert!(interrupted.unwrap().success());
+        let output = trainer.wait_with_output().unwrap();
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(130), "{error}");
+        let steps = log(&out).len();
+        assert!(error.contains(&format!("interrupted after step {steps}; --resume goes on from ")), "{error}");
+        let whole = train(&directory, "whole", &format!("--max-iters {}", steps + 2)).unwrap();
+        train(&directory, "run", &format!("--resume --max-iters {}", steps + 2)).unwrap();
+        assert!(end(&out) == end(&whole));
         fs::remove_dir_all(directory).unwrap();
     }
 
