@@ -22,11 +22,14 @@ use crate::error::AppError;
 const DEFAULT: &str = include_str!("configs/default.toml");
 
 /// The shipped configs: what `--config NAME` finds.
-const SHIPPED: [(&str, &str); 4] = [
+const SHIPPED: [(&str, &str); 7] = [
     ("default", DEFAULT),
     ("shakespeare-char", include_str!("configs/shakespeare-char.toml")),
     ("shakespeare-char-cpu", include_str!("configs/shakespeare-char-cpu.toml")),
     ("gpt2-124m", include_str!("configs/gpt2-124m.toml")),
+    ("gpt2-355m", include_str!("configs/gpt2-355m.toml")),
+    ("gpt2-774m", include_str!("configs/gpt2-774m.toml")),
+    ("gpt2-1558m", include_str!("configs/gpt2-1558m.toml")),
 ];
 
 /// The types that a model may have, under nanoGPT's names.
@@ -76,6 +79,18 @@ impl From<Span> for String {
     }
 }
 
+/// The function between the two layers of a block's MLP.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[value(rename_all = "snake_case")]
+pub enum Activation {
+    /// x times the normal distribution's value at x, as in nanoGPT
+    #[default]
+    Gelu,
+    /// The same approximated by tanh, as in GPT-2; they differ by at most 5e-4
+    GeluTanh,
+}
+
 /// Every key of a run, under nanoGPT's names.
 #[derive(Clone, Debug, PartialEq, Args, Serialize, Deserialize)]
 #[command(next_help_heading = "Config keys (the defaults shown are those of the config `default`)")]
@@ -99,6 +114,11 @@ pub struct Config {
     /// Biases in linear layers and layer norms
     #[arg(long, action = ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
     pub bias: bool,
+    /// The function between the two layers of a block's MLP
+    #[arg(long)]
+    // Checkpoints of earlier versions do not say it.
+    #[serde(default)]
+    pub activation: Activation,
     /// Rows of the token embedding; 0 means as many as the data's tokenizer has ids
     #[arg(long)]
     pub vocab_size: usize,

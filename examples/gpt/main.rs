@@ -10,13 +10,15 @@
 //!
 //! `prepare` turns text into `shards` of tokens, by a `tokenizer`. `config` says what a run is told, `data` turns text or
 //! shards into batches, `model` is the network, `train` the loop around it, `checkpoint` the model on disk, `saves` what a run
-//! goes on from, `generate` text from it, `profile` what steps cost, `report` the rest of what a run writes.
+//! goes on from, `hugging_face` the way to and from GPT-2 as others keep it, `generate` text from a model, `profile` what steps
+//! cost, `report` the rest of what a run writes.
 
 mod checkpoint;
 mod config;
 mod data;
 mod error;
 mod generate;
+mod hugging_face;
 mod interrupt;
 mod model;
 mod prepare;
@@ -55,6 +57,8 @@ enum Command {
     Train(Box<train::TrainArgs>),
     /// Continue a prompt with the model of a checkpoint
     Generate(generate::GenerateArgs),
+    Import(hugging_face::ImportArgs),
+    Export(hugging_face::ExportArgs),
 }
 
 fn main() -> ExitCode {
@@ -66,6 +70,8 @@ fn main() -> ExitCode {
         Some(Command::Tokenizer(command)) => tokenizer::run(command),
         Some(Command::Train(args)) => train(args, output),
         Some(Command::Generate(args)) => generate::run(args, output),
+        Some(Command::Import(args)) => hugging_face::run_import(args),
+        Some(Command::Export(args)) => hugging_face::run_export(args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -139,9 +145,10 @@ fn without(feature: &str) -> AppError {
 
 #[cfg(test)]
 pub mod tests {
+    use std::io::Write;
     use std::ops::Deref;
     use std::path::{Path, PathBuf};
-    use std::sync::{Mutex, MutexGuard, PoisonError};
+    use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 
     use clap::CommandFactory;
 
@@ -151,6 +158,32 @@ pub mod tests {
     pub fn alone() -> MutexGuard<'static, ()> {
         static ALONE: Mutex<()> = Mutex::new(());
         ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The processor, a software adapter through wgpu, and the simulator of CUDA's GPUs. Says on stderr what is there and
+    /// what is not; one that `TILEWRIGHT_REQUIRE` names (`wgpu`, `cuda-sim`, separated by commas) must be.
+    pub fn devices() -> &'static [Device] {
+        static DEVICES: LazyLock<Vec<Device>> = LazyLock::new(|| {
+            let required = std::env::var("TILEWRIGHT_REQUIRE").unwrap_or_default();
+            let mut devices = vec![Device::Cpu];
+            for (name, selector) in [("wgpu", "software"), ("cuda-sim", "cuda-sim")] {
+                let line = match device(selector) {
+                    Ok(device) => {
+                        devices.push(device);
+                        format!("RUN on {name}")
+                    }
+                    Err(reason) => {
+                        let is_required = required.split(',').any(|wanted| wanted.trim() == name);
+                        assert!(!is_required, "TILEWRIGHT_REQUIRE names {name}: {reason}");
+                        format!("NOT RUN on {name}: {reason}")
+                    }
+                };
+                // Straight to stderr: the harness captures what the print macros write.
+                let _ = writeln!(io::stderr(), "{line}");
+            }
+            devices
+        });
+        &DEVICES
     }
 
     /// A directory of a test's own, which goes with it.
@@ -184,10 +217,12 @@ pub mod tests {
     }
 
     #[test]
-    fn help_of_preparing_stands_alone() {
+    fn help_stands_alone() {
         let help = |line: &str| Cli::try_parse_from(line.split(' ')).unwrap_err().to_string();
         for (command, words) in [
             ("gpt prepare --help", ["Examples:", "--resume", "--near-duplicates", "llm.c's format"]),
+            ("gpt import --help", ["Examples:", "--out", "--tokenizer", "model.safetensors.index.json"]),
+            ("gpt export --help", ["Example:", "--out", "--checkpoint", "GPT2LMHeadModel"]),
             ("gpt tokenizer train --help", ["Example:", "--vocab-size", "--text-field", "<|endoftext|>"]),
         ] {
             let help = help(command);

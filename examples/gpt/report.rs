@@ -57,10 +57,14 @@ impl Log {
         };
         let (file, text) = open().map_err(AppError::io("write", &path))?;
         if text.len() as u64 != bytes {
-            return Err(AppError::contents(&path, format!("shorter than the {bytes} bytes that its run has written")));
+            return Err(AppError::contents(
+                &path,
+                format!("shorter than the {bytes} bytes that its run has written"),
+            ));
         }
         let step = |(line, text)| {
-            let wrong = |e: serde_json::Error| AppError::Line { path: path.clone(), line, reason: e.to_string() };
+            let wrong =
+                |e: serde_json::Error| AppError::Line { path: path.clone(), line, reason: e.to_string() };
             serde_json::from_str(text).map_err(wrong)
         };
         let steps = (1..).zip(text.lines()).map(step).collect::<Result<_, _>>()?;

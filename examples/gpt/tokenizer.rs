@@ -1,16 +1,19 @@
 //! Between text and token ids: characters, bytes, GPT-2's byte pairs, or whatever a Hugging Face `tokenizer.json` says.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Deserializer, Serialize};
 use tiktoken_rs::r50k_base_singleton;
+use tokenizers::decoders::fuse::Fuse;
 use tokenizers::models::TrainerWrapper;
-use tokenizers::models::bpe::{BPE, BpeTrainer};
+use tokenizers::models::bpe::{BPE, BpeTrainer, Merges, Vocab};
+use tokenizers::models::wordlevel::WordLevel;
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
-use tokenizers::{AddedToken, Tokenizer as HuggingFace};
+use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
+use tokenizers::{AddedToken, SplitDelimiterBehavior, Tokenizer as HuggingFace};
 
 use crate::checkpoint::write_atomically;
 use crate::error::AppError;
@@ -82,6 +85,59 @@ impl Tokenizer {
             None => serde_json::from_str(&text),
         }
         .map_err(wrong)
+    }
+
+    /// The tokenizer of GPT-2's kind whose vocabulary and merges are in two files, as before there was `tokenizer.json`.
+    pub fn load_gpt2_kind(vocab: &Path, merges: &Path) -> Result<Tokenizer, AppError> {
+        let text = |path: &Path| path.to_string_lossy().into_owned();
+        let model = BPE::from_file(&text(vocab), &text(merges)).build().map_err(|e| {
+            AppError::contents(vocab, format!("not a tokenizer with {}: {e}", merges.display()))
+        })?;
+        let bytes = ByteLevel::default().add_prefix_space(false);
+        Ok(Tokenizer::HuggingFace(Box::new(
+            byte_level(model, bytes).map_err(|e| AppError::contents(vocab, e.to_string()))?,
+        )))
+    }
+
+    /// `gpt2`, `bytes`, or the tokenizer of a file.
+    pub fn named(name: &str) -> Result<Tokenizer, AppError> {
+        match name {
+            "gpt2" => return Ok(Tokenizer::Gpt2),
+            "bytes" => return Ok(Tokenizer::Bytes),
+            _ => {}
+        }
+        let path = Path::new(name);
+        if path.extension().is_none() && !path.exists() {
+            let reason = format!("{name} is neither the name of a tokenizer nor a file");
+            return Err(AppError::Argument { argument: "--tokenizer", reason });
+        }
+        Tokenizer::load(path)
+    }
+
+    /// The same tokenizer as Hugging Face's libraries have it.
+    pub fn to_hugging_face(&self) -> tokenizers::Result<HuggingFace> {
+        let whole_words = ByteLevel::default().add_prefix_space(false);
+        match self {
+            Tokenizer::Characters(Characters(known)) => {
+                let vocab = known.iter().map(|char| char.to_string()).zip(0..).collect();
+                let mut tokenizer = HuggingFace::new(WordLevel::builder().vocab(vocab).build()?);
+                let each = SplitPattern::Regex(r"[\s\S]".into());
+                let split = Split::new(each, SplitDelimiterBehavior::Isolated, false)?;
+                tokenizer.with_pre_tokenizer(Some(split)).with_decoder(Some(Fuse::new()));
+                Ok(tokenizer)
+            }
+            Tokenizer::Bytes => {
+                let mut vocab: Vocab = (0..=255).map(|byte: u8| (visible(&[byte]), byte.into())).collect();
+                vocab.insert(END_OF_TEXT.into(), 256);
+                let model = BPE::builder().vocab_and_merges(vocab, Merges::new()).build()?;
+                byte_level(model, whole_words.use_regex(false))
+            }
+            Tokenizer::Gpt2 => {
+                let (vocab, merges) = gpt2_pairs()?;
+                byte_level(BPE::builder().vocab_and_merges(vocab, merges).build()?, whole_words)
+            }
+            Tokenizer::HuggingFace(tokenizer) => Ok((**tokenizer).clone()),
+        }
     }
 
     pub fn save(&self, path: &Path) -> Result<(), AppError> {
@@ -176,6 +232,58 @@ impl Tokenizer {
             }
         }
     }
+}
+
+/// A tokenizer over bytes, in which [`END_OF_TEXT`] is special if the vocabulary has it.
+fn byte_level(model: BPE, bytes: ByteLevel) -> tokenizers::Result<HuggingFace> {
+    let mut tokenizer = HuggingFace::new(model);
+    tokenizer.with_pre_tokenizer(Some(bytes)).with_decoder(Some(bytes));
+    if tokenizer.token_to_id(END_OF_TEXT).is_some() {
+        tokenizer.add_special_tokens([AddedToken::from(END_OF_TEXT, true)])?;
+    }
+    tokenizer.set_encode_special_tokens(true);
+    Ok(tokenizer)
+}
+
+/// Bytes as GPT-2's vocabulary writes them: each as a character that can be seen, its own where Latin-1 has one, else the
+/// next from U+0100 on.
+fn visible(bytes: &[u8]) -> String {
+    let is_visible = |byte: &u8| matches!(byte, b'!'..=b'~' | 0xa1..=0xac | 0xae..=0xff);
+    let char = |&byte: &u8| match is_visible(&byte) {
+        true => char::from(byte),
+        false => {
+            let before = (0..byte).filter(|byte| !is_visible(byte)).count() as u32;
+            char::from_u32(0x100 + before).unwrap_or(char::REPLACEMENT_CHARACTER)
+        }
+    };
+    bytes.iter().map(char).collect()
+}
+
+/// GPT-2's vocabulary, and the two tokens that each of its tokens is merged from. The ranks that the encoder has are in the
+/// order of merging: so the two are what a token's bytes become under the ranks before its own.
+fn gpt2_pairs() -> tokenizers::Result<(Vocab, Merges)> {
+    const FIRST_MERGED: u32 = 256;
+    let encoder = r50k_base_singleton();
+    let end = Tokenizer::Gpt2.start();
+    let tokens =
+        (0..end).map(|id| Ok(encoder.decode_bytes(&[id])?)).collect::<tokenizers::Result<Vec<_>>>()?;
+    let ranks: HashMap<&[u8], u32> = tokens.iter().map(Vec::as_slice).zip(0..).collect();
+    let mut merges = Merges::with_capacity(tokens.len());
+    for id in FIRST_MERGED..end {
+        let mut parts: Vec<&[u8]> = tokens[id as usize].chunks(1).collect();
+        while parts.len() > 2 {
+            let joined = |at: usize| [parts[at], parts[at + 1]].concat();
+            let rank = |at: &usize| ranks.get(joined(*at).as_slice()).copied().unwrap_or(end);
+            let Some(at) = (0..parts.len() - 1).min_by_key(rank) else { break };
+            let start: usize = parts[..at].iter().map(|part| part.len()).sum();
+            let length = parts[at].len() + parts[at + 1].len();
+            parts.splice(at..at + 2, [&tokens[id as usize][start..start + length]]);
+        }
+        merges.push((visible(parts[0]), visible(parts[1])));
+    }
+    let mut vocab: Vocab = tokens.iter().map(|token| visible(token)).zip(0..).collect();
+    vocab.insert(END_OF_TEXT.into(), end);
+    Ok((vocab, merges))
 }
 
 impl fmt::Display for Tokenizer {
@@ -405,6 +513,24 @@ mod tests {
         assert_eq!(Tokenizer::Gpt2.decode(&[50256, 15496]), "<|endoftext|>Hello");
         assert_eq!(Tokenizer::Gpt2.separator(), Some(50256));
         assert_eq!(Tokenizer::Gpt2.decode(&[60000]), "\u{fffd}");
+    }
+
+    /// What `gpt export` writes for `transformers` must be the same tokenizer.
+    #[test]
+    fn hugging_faces_form_of_a_tokenizer_gives_the_same_ids() {
+        let characters = Tokenizer::Characters(TEXTS.concat().into());
+        for own in [characters, Tokenizer::Bytes, Tokenizer::Gpt2] {
+            let theirs = Tokenizer::HuggingFace(Box::new(own.to_hugging_face().unwrap()));
+            assert_eq!(theirs.len(), own.len());
+            for text in TEXTS.into_iter().chain([include_str!("tokenizer.rs")]) {
+                let Ok(ids) = own.encode(text) else { continue };
+                assert_eq!(theirs.encode(text).unwrap(), ids, "{own}");
+                assert_eq!(theirs.decode(&ids), text, "{own}");
+            }
+            if !matches!(own, Tokenizer::Characters(_)) {
+                assert_eq!(theirs.separator(), own.separator());
+            }
+        }
     }
 
     #[test]

@@ -25,7 +25,7 @@ use crate::tokenizer::Tokenizer;
 #[derive(Debug, clap::Args)]
 #[command(args_override_self = true)]
 pub struct TrainArgs {
-    /// A TOML file, or default, shakespeare-char, shakespeare-char-cpu or gpt2-124m
+    /// A TOML file, or default, shakespeare-char, shakespeare-char-cpu, gpt2-124m, gpt2-355m, gpt2-774m or gpt2-1558m
     #[arg(long, value_name = "FILE|NAME", default_value = "default")]
     config: String,
     /// What to learn: text, in a file or a folder, by characters; or token shards of gpt prepare or llm.c, as a .bin file,
@@ -272,7 +272,10 @@ impl Trainer {
         let names = self.names();
         let masters = names.iter().map(|name| take(&mut masters, name)).collect::<Result<Vec<_>, _>>()?;
         let pair = |name: &String| {
-            Ok((take(&mut moments, &format!("first.{name}"))?, take(&mut moments, &format!("second.{name}"))?))
+            Ok((
+                take(&mut moments, &format!("first.{name}"))?,
+                take(&mut moments, &format!("second.{name}"))?,
+            ))
         };
         let moments = names.iter().map(pair).collect::<Result<Vec<_>, AppError>>()?;
         self.optimizer.restore_masters(&masters)?;
@@ -373,7 +376,7 @@ impl Trainer {
         }
         self.waited = if better { 0 } else { self.waited + 1 };
         if better || self.config.always_save_checkpoint {
-            self.checkpoint(val_loss)?.save(&self.checkpoint)?;
+            self.checkpoint(Some(val_loss))?.save(&self.checkpoint)?;
         }
         Ok(())
     }
@@ -414,7 +417,7 @@ impl Trainer {
     }
 
     /// The model as it is, with its masters.
-    fn checkpoint(&self, val_loss: f32) -> Result<Checkpoint, AppError> {
+    fn checkpoint(&self, val_loss: Option<f32>) -> Result<Checkpoint, AppError> {
         let (config, tokenizer) = (self.config.clone(), self.tokenizer.clone());
         let header = Header { config, tokenizer, step: self.step, val_loss };
         let masters: Vec<_> = self.optimizer.vars().cloned().zip(self.optimizer.masters()?).collect();
@@ -446,7 +449,7 @@ impl Trainer {
             log_bytes: self.log.sync()?,
             elapsed_s: self.elapsed_s(),
         };
-        let model = self.checkpoint(evaluation.map_or(f32::NAN, |evaluation| evaluation.val_loss))?;
+        let model = self.checkpoint(evaluation.map(|evaluation| evaluation.val_loss))?;
         self.saves.save(&Snapshot { model, moments, state }, self.config.keep)
     }
 }
@@ -642,8 +645,11 @@ mod tests {
 
     /// llm.c's shards of 12 tokens, for training and validation.
     fn write_shards(directory: &Path) {
-        for (name, repeats) in [("a_train_000000.bin", 12), ("a_train_000001.bin", 9), ("a_val_000000.bin", 4)] {
-            fs::write(directory.join(name), by_hand(&[7, 1, 4, 2, 8, 5, 7, 0, 3, 6, 9, 11].repeat(repeats))).unwrap();
+        for (name, repeats) in
+            [("a_train_000000.bin", 12), ("a_train_000001.bin", 9), ("a_val_000000.bin", 4)]
+        {
+            fs::write(directory.join(name), by_hand(&[7, 1, 4, 2, 8, 5, 7, 0, 3, 6, 9, 11].repeat(repeats)))
+                .unwrap();
         }
         Tokenizer::Bytes.save(&directory.join("tokenizer.json")).unwrap();
     }
@@ -696,8 +702,10 @@ mod tests {
         let error = |more: &str| train(&directory, "run", more).unwrap_err().to_string();
         let out = train(&directory, "run", "--resume --save-interval 2 --keep 2 --eval-interval 4").unwrap();
         assert_eq!(saves::tests::names(&out.join("checkpoints")), ["step-00000004", "step-00000006"]);
-        assert!(error("").ends_with("step-00000006 holds the save of an earlier run; go on from it with --resume, \
-                                     or start anew with --overwrite or another --out"));
+        assert!(error("").ends_with(
+            "step-00000006 holds the save of an earlier run; go on from it with --resume, \
+                                     or start anew with --overwrite or another --out"
+        ));
         assert!(error("--resume --n-embd 32").contains("has shape"));
         assert!(error("--resume --dropout 2").starts_with("--dropout: config key `dropout` must be"));
         assert_eq!(log(&out).len(), 6, "what fails changes nothing");
@@ -705,7 +713,10 @@ mod tests {
         assert_eq!(log(&out).len(), 3);
         assert_eq!(saves::tests::names(&out.join("checkpoints")), ["step-00000003"]);
         fs::write(directory.join("text.txt"), "the cat sat on the mat.\n".repeat(41)).unwrap();
-        assert!(error("--resume").contains("text.txt: not what the run has learned from: it has 885 and 99 tokens"));
+        assert!(
+            error("--resume")
+                .contains("text.txt: not what the run has learned from: it has 885 and 99 tokens")
+        );
         fs::remove_dir_all(directory).unwrap();
     }
 
@@ -754,7 +765,8 @@ mod tests {
     /// A trainer in a process of its own, on `directory`'s text, with files in its folder `out`.
     #[cfg(unix)]
     fn process(directory: &Path, out: &str, more: &str) -> std::process::Command {
-        let mut line: Vec<String> = TINY.split_whitespace().chain(more.split_whitespace()).map(Into::into).collect();
+        let mut line: Vec<String> =
+            TINY.split_whitespace().chain(more.split_whitespace()).map(Into::into).collect();
         for (flag, name) in [("--data", "text.txt"), ("--out", out)] {
             line.extend([flag.into(), directory.join(name).display().to_string()]);
         }
@@ -781,7 +793,8 @@ mod tests {
         println!("killed at moments of seed {seed}");
         let mut random = Random::new(seed.into(), Draw::Sample);
         let directory = scratch("kill");
-        let more = format!("--n-layer 1 --dropout 0.2 --max-iters {STEPS} --save-interval 3 --eval-interval 20");
+        let more =
+            format!("--n-layer 1 --dropout 0.2 --max-iters {STEPS} --save-interval 3 --eval-interval 20");
         let whole = directory.join("whole");
         assert!(process(&directory, "whole", &more).status().unwrap().success());
 
@@ -792,7 +805,8 @@ mod tests {
         let (mut while_saving, mut last) = (0, None);
         for (kill, moment) in moments.into_iter().enumerate() {
             let mut trainer = process(&directory, "cut", &format!("{more} --resume")).spawn().unwrap();
-            let parts = || saves::tests::names(&out.join("checkpoints")).iter().any(|name| name.ends_with(".part"));
+            let parts =
+                || saves::tests::names(&out.join("checkpoints")).iter().any(|name| name.ends_with(".part"));
             let mut wait = |for_what: &dyn Fn() -> bool| {
                 while !for_what() {
                     assert_eq!(trainer.try_wait().unwrap(), None, "the trainer ended by itself");
@@ -816,7 +830,10 @@ mod tests {
         assert!(process(&directory, "cut", &format!("{more} --resume")).status().unwrap().success());
         assert!(end(&out) == end(&whole), "seed {seed}");
         assert_eq!(losses(&out), losses(&whole));
-        assert_eq!(fs::read(out.join("checkpoint.safetensors")).unwrap(), fs::read(whole.join("checkpoint.safetensors")).unwrap());
+        assert_eq!(
+            fs::read(out.join("checkpoint.safetensors")).unwrap(),
+            fs::read(whole.join("checkpoint.safetensors")).unwrap()
+        );
         assert!(!saves::tests::names(&out.join("checkpoints")).iter().any(|name| name.ends_with(".part")));
         fs::remove_dir_all(directory).unwrap();
     }
@@ -840,7 +857,10 @@ mod tests {
         let output = limited.output().unwrap();
         let error = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(1), "{error}");
-        assert!(error.contains("error: cannot write ") && error.contains("optimizer.safetensors: File too large"), "{error}");
+        assert!(
+            error.contains("error: cannot write ") && error.contains("optimizer.safetensors: File too large"),
+            "{error}"
+        );
         assert_eq!(saves(&out).latest().unwrap(), before);
         assert_eq!(saves::tests::names(&out.join("checkpoints")), ["step-00000002"]);
         train(&directory, "cut", more).unwrap();
@@ -859,13 +879,17 @@ mod tests {
         while lines(&out) < 5 {
             std::thread::sleep(std::time::Duration::from_millis(1));
         }
-        let interrupted = std::process::Command::new("kill").args(["-INT", &trainer.id().to_string()]).status();
+        let interrupted =
+            std::process::Command::new("kill").args(["-INT", &trainer.id().to_string()]).status();
         assert!(interrupted.unwrap().success());
         let output = trainer.wait_with_output().unwrap();
         let error = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(130), "{error}");
         let steps = log(&out).len();
-        assert!(error.contains(&format!("interrupted after step {steps}; --resume goes on from ")), "{error}");
+        assert!(
+            error.contains(&format!("interrupted after step {steps}; --resume goes on from ")),
+            "{error}"
+        );
         let whole = train(&directory, "whole", &format!("--max-iters {}", steps + 2)).unwrap();
         train(&directory, "run", &format!("--resume --max-iters {}", steps + 2)).unwrap();
         assert!(end(&out) == end(&whole));

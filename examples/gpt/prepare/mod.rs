@@ -437,8 +437,6 @@ impl State {
 /// The tokenizer that --tokenizer names; that of characters is made from all of the input.
 fn choose_tokenizer(options: &Options, input: &InputArgs) -> Result<Tokenizer, AppError> {
     let tokenizer = match options.tokenizer.as_str() {
-        "gpt2" => Tokenizer::Gpt2,
-        "bytes" => Tokenizer::Bytes,
         "characters" => {
             let mut input = Input::open(input)?;
             let mut characters = BTreeSet::from(['\n']);
@@ -448,14 +446,7 @@ fn choose_tokenizer(options: &Options, input: &InputArgs) -> Result<Tokenizer, A
             }
             Tokenizer::Characters(Characters::from(characters))
         }
-        name => {
-            let path = Path::new(name);
-            if path.extension().is_none() && !path.exists() {
-                let reason = format!("{name} is neither gpt2, bytes or characters nor a file");
-                return Err(AppError::Argument { argument: "--tokenizer", reason });
-            }
-            Tokenizer::load(path)?
-        }
+        name => Tokenizer::named(name)?,
     };
     if tokenizer.len() > 1 << 16 {
         let reason = format!("has {} ids; a shard's uint16 has room for 65536", tokenizer.len());

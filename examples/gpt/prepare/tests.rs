@@ -251,7 +251,7 @@ fn what_makes_no_shards_is_an_error_that_says_why() {
     );
     assert!(
         error("text", "--tokenizer gpt3")
-            .starts_with("--tokenizer: gpt3 is neither gpt2, bytes or characters nor")
+            .starts_with("--tokenizer: gpt3 is neither the name of a tokenizer nor a file")
     );
     assert!(error("text", "--tokenizer gpt3.json").starts_with("cannot read gpt3.json: "));
     let many: String = (0x20000..0x30100).filter_map(char::from_u32).collect();
