@@ -7,7 +7,7 @@ use std::path::Path;
 
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::config::Config;
 use crate::error::AppError;
@@ -23,8 +23,14 @@ pub struct Header {
     pub tokenizer: Tokenizer,
     /// Updates made so far.
     pub step: usize,
-    /// Of the data that the model was trained on, where that was evaluated; an imported model has none.
-    pub val_loss: Option<f32>,
+    /// NaN (null in the file) if it was not evaluated.
+    #[serde(deserialize_with = "nan_if_null")]
+    pub val_loss: f32,
+}
+
+/// JSON has no NaN: what is not known is written as null.
+fn nan_if_null<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f32, D::Error> {
+    Ok(Option::deserialize(deserializer)?.unwrap_or(f32::NAN))
 }
 
 /// A tensor's values on the host, in row-major order.
@@ -147,7 +153,7 @@ mod tests {
             config: config(&["--n-layer", "1"]),
             tokenizer: Tokenizer::Characters("ab\n\u{e9}".to_owned().into()),
             step,
-            val_loss: Some(1.5),
+            val_loss: 1.5,
         };
         let tensors = BTreeMap::from([
             ("b.bias".to_owned(), Values { shape: vec![3], data: vec![-0.0, f32::MIN_POSITIVE, 3.25] }),

@@ -509,7 +509,7 @@ pub mod tests {
     fn an_unknown_key_names_the_line_and_the_nearest_key() {
         let message = error("# mine\nn_layer = 2\nmax_iter = 3\n", &[]);
         assert_eq!(message, "my.toml, line 3: unknown config key `max_iter`; did you mean `max_iters`?");
-        assert!(error("wandb_project = 1", &[]).contains("the keys are always_save_checkpoint, batch_size"));
+        assert!(error("wandb_project = 1", &[]).contains("the keys are activation, always_save_checkpoint"));
         assert!(error("[model]\nn_layer = 2", &[]).contains("line 1: unknown config key `model`"));
     }
 

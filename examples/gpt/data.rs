@@ -34,26 +34,49 @@ impl Corpus {
         if !shards.is_empty() {
             return Corpus::from_shards(shards);
         }
-        let metadata = fs::metadata(path).map_err(AppError::io("read", path))?;
-        let texts = if metadata.is_dir() { read_directory(path)? } else { vec![read_file(path)?] };
-        if texts.iter().all(String::is_empty) {
-            return Err(AppError::contents(path, "holds no text"));
+        Ok(Corpus::from_texts(&read_texts(path)?))
+    }
+
+    /// As [`Corpus::read`], for a model whose tokens are those of `tokenizer`. Each text is a document, which begins with the
+    /// token that separates documents, if there is one.
+    ///
+    /// # Errors
+    /// As there, and shards of another tokenizer, and text that has no ids.
+    pub fn read_with(path: &Path, tokenizer: &Tokenizer) -> Result<Corpus, AppError> {
+        let shards = find_shards(path)?;
+        if !shards.is_empty() {
+            let corpus = Corpus::from_shards(shards)?;
+            if corpus.tokenizer != *tokenizer {
+                let reason = format!("holds tokens of {}; the model's are {tokenizer}", corpus.tokenizer);
+                return Err(AppError::contents(path, reason));
+            }
+            return Ok(corpus);
         }
-        Ok(Corpus::from_texts(&texts))
+        let separator = tokenizer.separator().filter(|_| !matches!(tokenizer, Tokenizer::Characters(_)));
+        let encode = |text: &String| {
+            let ids = tokenizer.encode(text).map_err(|reason| AppError::contents(path, reason))?;
+            Ok(separator.into_iter().chain(ids).collect())
+        };
+        let documents = read_texts(path)?.iter().map(encode).collect::<Result<_, AppError>>()?;
+        Ok(Corpus::from_documents(tokenizer.clone(), documents))
     }
 
     fn from_texts(texts: &[String]) -> Corpus {
         let characters: BTreeSet<char> = texts.iter().flat_map(|text| text.chars()).collect();
         let tokenizer = Tokenizer::Characters(Characters::from(characters));
+        // All of their characters are known.
+        let ids = texts.iter().map(|text| tokenizer.encode(text).unwrap_or_default()).collect();
+        Corpus::from_documents(tokenizer, ids)
+    }
+
+    fn from_documents(tokenizer: Tokenizer, documents: Vec<Vec<u32>>) -> Corpus {
         let [mut train_ids, mut val_ids] = [vec![], vec![]];
-        for text in texts {
-            // All of its characters are known.
-            let ids = tokenizer.encode(text).unwrap_or_default();
+        for ids in &documents {
             let (train, val) = ids.split_at(ids.len() * 9 / 10);
             train_ids.extend_from_slice(train);
             val_ids.extend_from_slice(val);
         }
-        Corpus { tokenizer, train: train_ids.into(), val: val_ids.into(), files: texts.len() }
+        Corpus { tokenizer, train: train_ids.into(), val: val_ids.into(), files: documents.len() }
     }
 
     fn from_shards(shards: Vec<PathBuf>) -> Result<Corpus, AppError> {
@@ -119,6 +142,16 @@ fn find_shards(path: &Path) -> Result<Vec<PathBuf>, AppError> {
         _ if shards.is_empty() => Err(wrong("no file has such a name".into())),
         Some(other) => Err(wrong(format!("{} is not a .bin file", other.display()))),
         None => Ok(shards),
+    }
+}
+
+/// The text of a file, or the texts under a directory; not all of them are empty.
+fn read_texts(path: &Path) -> Result<Vec<String>, AppError> {
+    let metadata = fs::metadata(path).map_err(AppError::io("read", path))?;
+    let texts = if metadata.is_dir() { read_directory(path)? } else { vec![read_file(path)?] };
+    match texts.iter().all(String::is_empty) {
+        true => Err(AppError::contents(path, "holds no text")),
+        false => Ok(texts),
     }
 }
 
@@ -243,7 +276,10 @@ impl Random {
     }
 }
 
-/// Token ids `[batch_size, block_size]`; each target is its input's successor in the text.
+/// A target that counts for nothing.
+pub const IGNORED: u32 = u32::MAX;
+
+/// Token ids `[batch_size, block_size]`; each target is its input's successor in the text, or [`IGNORED`].
 pub struct Batch {
     pub inputs: Tensor,
     pub targets: Tensor,

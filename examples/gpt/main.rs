@@ -10,8 +10,8 @@
 //!
 //! `prepare` turns text into `shards` of tokens, by a `tokenizer`. `config` says what a run is told, `data` turns text or
 //! shards into batches, `model` is the network, `train` the loop around it, `checkpoint` the model on disk, `saves` what a run
-//! goes on from, `hugging_face` the way to and from GPT-2 as others keep it, `generate` text from a model, `profile` what steps
-//! cost, `report` the rest of what a run writes.
+//! goes on from, `hugging_face` the way to and from GPT-2 as others keep it, `generate` text from a model by the choices of
+//! `sampling`, `profile` what steps cost, `report` the rest of what a run writes.
 
 mod checkpoint;
 mod config;
@@ -24,6 +24,7 @@ mod model;
 mod prepare;
 mod profile;
 mod report;
+mod sampling;
 mod saves;
 mod shards;
 mod tokenizer;
@@ -55,7 +56,6 @@ enum Command {
     Tokenizer(tokenizer::TokenizerCommand),
     /// Train a model (what happens without a subcommand)
     Train(Box<train::TrainArgs>),
-    /// Continue a prompt with the model of a checkpoint
     Generate(generate::GenerateArgs),
     Import(hugging_face::ImportArgs),
     Export(hugging_face::ExportArgs),
@@ -221,6 +221,7 @@ pub mod tests {
         let help = |line: &str| Cli::try_parse_from(line.split(' ')).unwrap_err().to_string();
         for (command, words) in [
             ("gpt prepare --help", ["Examples:", "--resume", "--near-duplicates", "llm.c's format"]),
+            ("gpt generate --help", ["Examples:", "--top-p", "--stop", "context"]),
             ("gpt import --help", ["Examples:", "--out", "--tokenizer", "model.safetensors.index.json"]),
             ("gpt export --help", ["Example:", "--out", "--checkpoint", "GPT2LMHeadModel"]),
             ("gpt tokenizer train --help", ["Example:", "--vocab-size", "--text-field", "<|endoftext|>"]),

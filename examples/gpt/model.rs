@@ -7,11 +7,11 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use tilewright::{AttentionOptions, CrossEntropyOptions, D, DType, Device, Tensor, Var};
+use tilewright::{AttentionOptions, CrossEntropyOptions, D, DType, Device, Reduction, Tensor, Var};
 
 use crate::checkpoint::{Checkpoint, Values};
 use crate::config::{Activation, Config};
-use crate::data::Batch;
+use crate::data::{Batch, IGNORED};
 use crate::error::AppError;
 
 /// What keeps a norm's division finite.
@@ -228,8 +228,17 @@ impl Gpt {
 
     /// Mean cross entropy of the batch's targets, in nats. Dropout is on only if `train`.
     pub fn loss(&self, batch: &Batch, train: bool) -> tilewright::Result<Tensor> {
-        let hidden = self.hidden(&batch.inputs, if train { self.dropout } else { 0.0 })?;
-        hidden.linear_cross_entropy(&self.wte, &batch.targets, CrossEntropyOptions::default(), None)
+        self.reduced_loss(batch, if train { self.dropout } else { 0.0 }, Reduction::Mean)
+    }
+
+    /// The cross entropy `[B, T]` of each of the batch's targets, in nats, without dropout.
+    pub fn losses(&self, batch: &Batch) -> tilewright::Result<Tensor> {
+        self.reduced_loss(batch, 0.0, Reduction::None)
+    }
+
+    fn reduced_loss(&self, batch: &Batch, p: f64, reduction: Reduction) -> tilewright::Result<Tensor> {
+        let options = CrossEntropyOptions { ignore_index: Some(IGNORED), reduction };
+        self.hidden(&batch.inputs, p)?.linear_cross_entropy(&self.wte, &batch.targets, options, None)
     }
 
     /// The logits `[B, V]` of the token that follows `ids` `[B, T]`.
@@ -238,16 +247,58 @@ impl Gpt {
         hidden.narrow(1, ids.dims()[1] - 1, 1)?.squeeze(1)?.linear(&self.wte, None)
     }
 
+    /// Room for the keys and values of one sequence.
+    pub fn cache(&self) -> tilewright::Result<Cache> {
+        let (channels, device) = (self.wte.dims()[1], self.wte.device());
+        let shape = (2, self.heads, self.block_size, channels / self.heads);
+        let layers = self.blocks.iter().map(|_| Tensor::zeros(shape, self.wte.dtype(), &device));
+        Ok(Cache { layers: layers.collect::<tilewright::Result<_>>()?, len: 0 })
+    }
+
+    /// [`Gpt::next_logits`] of sequences of which the caches know all but the last tokens, `ids` `[B, T]`; which they then
+    /// know too. Each sequence has a cache, and the caches may have different lengths.
+    ///
+    /// # Errors
+    /// If a cache has no room for T more tokens.
+    pub fn next_logits_cached(&self, ids: &Tensor, caches: &mut [&mut Cache]) -> tilewright::Result<Tensor> {
+        let ((b, t), channels) = (ids.dims2()?, self.wte.dims()[1]);
+        let positions = caches.iter().flat_map(|cache| cache.len..cache.len + t).map(|i| i as u32).collect();
+        let positions = Tensor::from_vec(positions, (b, t), &ids.device())?;
+        let embedded = self.wte.embedding(ids)?.add(&self.wpe.embedding(&positions)?)?;
+        let hidden = self.trunk(embedded, 0.0, |layer, qkv| {
+            let rows = caches.iter().enumerate().map(|(row, cache)| {
+                let qkv = qkv.narrow(0, row, 1)?.reshape((t, 3, self.heads, channels / self.heads))?;
+                self.cached_attention(&qkv.permute(&[1, 2, 0, 3])?, &cache.layers[layer], cache.len)
+            });
+            Tensor::cat(&rows.collect::<tilewright::Result<Vec<_>>>()?, 0)
+        })?;
+        caches.iter_mut().for_each(|cache| cache.len += t);
+        hidden.narrow(1, t - 1, 1)?.squeeze(1)?.linear(&self.wte, None)
+    }
+
     /// The final norm's output `[B, T, C]` for `ids` `[B, T]`, under dropout with probability `p`.
     fn hidden(&self, ids: &Tensor, p: f64) -> tilewright::Result<Tensor> {
         let positions = self.wpe.narrow(0, 0, ids.dims()[1])?;
-        let mut x = self.wte.embedding(ids)?.add(&positions)?.dropout(p)?;
+        let embedded = self.wte.embedding(ids)?.add(&positions)?;
+        self.trunk(embedded, p, |_, qkv| self.self_attention(&qkv, p))
+    }
+
+    /// The blocks and the final norm over embeddings `[B, T, C]`. `attend` makes a layer's `[B, T, C]` of its queries, keys and
+    /// values `[B, T, 3 C]`.
+    fn trunk(
+        &self,
+        embedded: Tensor,
+        p: f64,
+        mut attend: impl FnMut(usize, Tensor) -> tilewright::Result<Tensor>,
+    ) -> tilewright::Result<Tensor> {
+        let mut x = embedded.dropout(p)?;
         // Every sum of a branch and the residual stream is followed by a norm: the next block's first
         // or the final one. So the loop carries the stream and its norm, and adds inside the norms.
         let next_norms = self.blocks.iter().skip(1).map(|block| &block.ln_1).chain([&self.ln_f]);
         let mut normed = self.blocks[0].ln_1.forward(&x)?;
-        for (block, next_norm) in self.blocks.iter().zip(next_norms) {
-            let attended = self.attention(block, &normed, p)?.dropout(p)?;
+        for (layer, (block, next_norm)) in self.blocks.iter().zip(next_norms).enumerate() {
+            let heads = attend(layer, block.c_attn.forward(&normed)?)?;
+            let attended = block.attn_proj.forward(&heads)?.dropout(p)?;
             (x, normed) = block.ln_2.forward_sum(&attended, &x)?;
             let widened = block.c_fc.forward_activation(&normed, self.activation)?;
             let mixed = block.mlp_proj.forward(&widened)?.dropout(p)?;
@@ -256,14 +307,42 @@ impl Gpt {
         Ok(normed)
     }
 
-    /// Causal self-attention of `x` `[B, T, C]`, with its output projection.
-    fn attention(&self, block: &Block, x: &Tensor, p: f64) -> tilewright::Result<Tensor> {
-        let (b, t, c) = (x.dims()[0], x.dims()[1], x.dims()[2]);
-        let qkv = block.c_attn.forward(x)?.chunk(3, D::Minus1)?;
+    /// Causal self-attention `[B, T, C]` of `[B, T, 3 C]`.
+    fn self_attention(&self, qkv: &Tensor, p: f64) -> tilewright::Result<Tensor> {
+        let (b, t, c) = (qkv.dims()[0], qkv.dims()[1], qkv.dims()[2] / 3);
+        let qkv = qkv.chunk(3, D::Minus1)?;
         let head = |i: usize| qkv[i].reshape((b, t, self.heads, c / self.heads))?.transpose(1, 2);
         let options = AttentionOptions { causal: true, dropout: p, ..Default::default() };
-        let y = head(0)?.attention(&head(1)?, &head(2)?, &options)?;
-        block.attn_proj.forward(&y.transpose(1, 2)?.reshape((b, t, c))?)
+        head(0)?.attention(&head(1)?, &head(2)?, &options)?.transpose(1, 2)?.reshape((b, t, c))
+    }
+
+    /// Causal attention `[1, T, C]` of one sequence's `[3, NH, T, HS]`, which goes on after the `len` tokens that a layer's
+    /// cache `[2, NH, block_size, HS]` knows.
+    fn cached_attention(&self, qkv: &Tensor, cache: &Tensor, len: usize) -> tilewright::Result<Tensor> {
+        let (t, size) = (qkv.dims()[2], qkv.dims()[3]);
+        cache.narrow(2, len, t)?.assign(&qkv.narrow(0, 1, 2)?)?;
+        let known = |i: usize| cache.narrow(0, i, 1)?.narrow(2, 0, len + t);
+        let options = AttentionOptions { causal: true, ..Default::default() };
+        let y = qkv.narrow(0, 0, 1)?.attention(&known(0)?, &known(1)?, &options)?;
+        y.transpose(1, 2)?.reshape((1, t, self.heads * size))
+    }
+}
+
+/// What attention needs of the tokens of a sequence that have been computed: `[2, NH, block_size, HS]` for each layer, keys
+/// and values, written in place.
+pub struct Cache {
+    layers: Vec<Tensor>,
+    len: usize,
+}
+
+impl Cache {
+    /// Tokens that it knows.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    pub fn clear(&mut self) {
+        self.len = 0;
     }
 }
 
@@ -285,7 +364,7 @@ mod tests {
 
     fn checkpoint(model: &Gpt) -> Checkpoint {
         let tokenizer = Tokenizer::Characters("abcde".to_owned().into());
-        let header = Header { config: tiny(), tokenizer, step: 1, val_loss: None };
+        let header = Header { config: tiny(), tokenizer, step: 1, val_loss: f32::NAN };
         Checkpoint { header, tensors: model.values(&[]).unwrap() }
     }
 
@@ -352,7 +431,7 @@ mod tests {
             config,
             tokenizer: Tokenizer::Characters("a".to_owned().into()),
             step: 0,
-            val_loss: None,
+            val_loss: f32::NAN,
         };
         let copy = Checkpoint { header, tensors: here.values(&[]).unwrap() };
         let there = Gpt::from_checkpoint(copy, Path::new("x"), &device).unwrap();

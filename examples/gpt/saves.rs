@@ -191,8 +191,12 @@ pub mod tests {
     use crate::tokenizer::Tokenizer;
 
     fn snapshot(step: usize) -> Snapshot {
-        let header =
-            Header { config: config(&["--n-layer", "1"]), tokenizer: Tokenizer::Bytes, step, val_loss: None };
+        let header = Header {
+            config: config(&["--n-layer", "1"]),
+            tokenizer: Tokenizer::Bytes,
+            step,
+            val_loss: f32::NAN,
+        };
         let values = |x: f32| Values { shape: vec![2], data: vec![x, f32::MIN_POSITIVE] };
         let state = State {
             data: "text.txt".into(),
@@ -235,7 +239,7 @@ pub mod tests {
         let expected = snapshot(20);
         assert_eq!(loaded.state, expected.state);
         assert_eq!((loaded.moments, loaded.model.tensors), (expected.moments, expected.model.tensors));
-        assert!(loaded.model.header.step == 20 && loaded.model.header.val_loss.is_none());
+        assert!(loaded.model.header.step == 20 && loaded.model.header.val_loss.is_nan());
 
         // What a run leaves that is killed while it saves or removes is not taken for a save.
         fs::create_dir(saves.0.join("step-00000025.part")).unwrap();

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Deserializer, Serialize};
 use tiktoken_rs::r50k_base_singleton;
+use tokenizers::decoders::DecoderWrapper;
 use tokenizers::decoders::fuse::Fuse;
 use tokenizers::models::TrainerWrapper;
 use tokenizers::models::bpe::{BPE, BpeTrainer, Merges, Vocab};
@@ -114,6 +115,22 @@ impl Tokenizer {
         Tokenizer::load(path)
     }
 
+    /// [`Tokenizer::Gpt2`] if this is GPT-2's as Hugging Face keeps it, so that both are known to be the same.
+    pub fn or_gpt2(self) -> Tokenizer {
+        const PROBE: &str = "It's 1990: the naïve fox\n\n  jumps\tover 東京<|endoftext|>";
+        let vocabulary = |tokenizer: &HuggingFace| tokenizer.get_vocab(true);
+        match (&self, Tokenizer::Gpt2.to_hugging_face()) {
+            (Tokenizer::HuggingFace(this), Ok(gpt2))
+                if self.len() == Tokenizer::Gpt2.len()
+                    && vocabulary(this) == vocabulary(&gpt2)
+                    && self.encode(PROBE) == Tokenizer::Gpt2.encode(PROBE) =>
+            {
+                Tokenizer::Gpt2
+            }
+            _ => self,
+        }
+    }
+
     /// The same tokenizer as Hugging Face's libraries have it.
     pub fn to_hugging_face(&self) -> tokenizers::Result<HuggingFace> {
         let whole_words = ByteLevel::default().add_prefix_space(false);
@@ -205,6 +222,31 @@ impl Tokenizer {
                 let encoding = tokenizer.encode_fast(text, false).map_err(|e| e.to_string())?;
                 Ok(encoding.get_ids().to_vec())
             }
+        }
+    }
+
+    /// The bytes of the text of `ids`, special tokens without theirs. Where a tokenizer's tokens are neither characters nor
+    /// bytes, a character that `ids` hold only a part of may count wrongly.
+    pub fn bytes(&self, ids: &[u32]) -> usize {
+        match self {
+            Tokenizer::Characters(Characters(known)) => {
+                ids.iter().filter_map(|&id| known.get(id as usize)).map(|char| char.len_utf8()).sum()
+            }
+            Tokenizer::Bytes => ids.iter().filter(|&&id| id < 256).count(),
+            Tokenizer::Gpt2 => {
+                let bytes =
+                    |&id: &u32| r50k_base_singleton().decode_bytes(&[id]).map_or(0, |bytes| bytes.len());
+                ids.iter().filter(|&&id| id < self.start()).map(bytes).sum()
+            }
+            Tokenizer::HuggingFace(tokenizer)
+                if matches!(tokenizer.get_decoder(), Some(DecoderWrapper::ByteLevel(_))) =>
+            {
+                let special = tokenizer.get_added_tokens_decoder();
+                let text = ids.iter().filter(|id| !special.get(id).is_some_and(|token| token.special));
+                // Every byte is written as one character.
+                text.filter_map(|&id| tokenizer.id_to_token(id)).map(|token| token.chars().count()).sum()
+            }
+            Tokenizer::HuggingFace(tokenizer) => tokenizer.decode(ids, true).map_or(0, |text| text.len()),
         }
     }
 
@@ -343,8 +385,10 @@ impl<'a> Decoder<'a> {
     }
 
     /// What was held back and will not be completed.
-    pub fn finish(self) -> String {
-        self.held_back()
+    pub fn finish(&mut self) -> String {
+        let text = self.held_back();
+        self.shown = self.ids.len();
+        text
     }
 
     fn held_back(&self) -> String {
@@ -522,13 +566,18 @@ mod tests {
         for own in [characters, Tokenizer::Bytes, Tokenizer::Gpt2] {
             let theirs = Tokenizer::HuggingFace(Box::new(own.to_hugging_face().unwrap()));
             assert_eq!(theirs.len(), own.len());
+            assert_eq!(theirs.clone().or_gpt2() == Tokenizer::Gpt2, own == Tokenizer::Gpt2);
             for text in TEXTS.into_iter().chain([include_str!("tokenizer.rs")]) {
                 let Ok(ids) = own.encode(text) else { continue };
                 assert_eq!(theirs.encode(text).unwrap(), ids, "{own}");
                 assert_eq!(theirs.decode(&ids), text, "{own}");
+                let parts =
+                    |tokenizer: &Tokenizer| ids.chunks(3).map(|part| tokenizer.bytes(part)).sum::<usize>();
+                assert_eq!((parts(&own), parts(&theirs)), (text.len(), text.len()), "{own}");
             }
             if !matches!(own, Tokenizer::Characters(_)) {
                 assert_eq!(theirs.separator(), own.separator());
+                assert_eq!([&own, &theirs].map(|tokenizer| tokenizer.bytes(&[own.start()])), [0, 0]);
             }
         }
     }

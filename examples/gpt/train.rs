@@ -135,7 +135,13 @@ pub fn run(args: &TrainArgs, output: &mut impl Write) -> Result<(), AppError> {
     }
 
     let checkpoint = &trainer.checkpoint;
-    let sampling = Sampling { max_new_tokens: 400, temperature: 0.8, top_k: 200, seed: trainer.config.seed };
+    let sampling = Sampling {
+        max_new_tokens: 400,
+        temperature: 0.8,
+        top_k: 200,
+        seed: trainer.config.seed,
+        ..Sampling::default()
+    };
     let mut text = Vec::new();
     generate::generate(checkpoint, "", sampling, &trainer.device, &mut text)?;
     let sample = out.join("sample.txt");
@@ -376,7 +382,7 @@ impl Trainer {
         }
         self.waited = if better { 0 } else { self.waited + 1 };
         if better || self.config.always_save_checkpoint {
-            self.checkpoint(Some(val_loss))?.save(&self.checkpoint)?;
+            self.checkpoint(val_loss)?.save(&self.checkpoint)?;
         }
         Ok(())
     }
@@ -417,7 +423,7 @@ impl Trainer {
     }
 
     /// The model as it is, with its masters.
-    fn checkpoint(&self, val_loss: Option<f32>) -> Result<Checkpoint, AppError> {
+    fn checkpoint(&self, val_loss: f32) -> Result<Checkpoint, AppError> {
         let (config, tokenizer) = (self.config.clone(), self.tokenizer.clone());
         let header = Header { config, tokenizer, step: self.step, val_loss };
         let masters: Vec<_> = self.optimizer.vars().cloned().zip(self.optimizer.masters()?).collect();
@@ -449,7 +455,7 @@ impl Trainer {
             log_bytes: self.log.sync()?,
             elapsed_s: self.elapsed_s(),
         };
-        let model = self.checkpoint(evaluation.map(|evaluation| evaluation.val_loss))?;
+        let model = self.checkpoint(evaluation.map_or(f32::NAN, |evaluation| evaluation.val_loss))?;
         self.saves.save(&Snapshot { model, moments, state }, self.config.keep)
     }
 }
@@ -527,7 +533,8 @@ mod tests {
 
         let checkpoint = out.join("checkpoint.safetensors");
         let mut text = Vec::new();
-        let sampling = Sampling { max_new_tokens: 20, temperature: 0.8, top_k: 200, seed: 1 };
+        let sampling =
+            Sampling { max_new_tokens: 20, temperature: 0.8, top_k: 200, seed: 1, ..Sampling::default() };
         generate::generate(&checkpoint, "the c", sampling, &Device::Cpu, &mut text).unwrap();
         let text = String::from_utf8(text).unwrap();
         assert!(text.starts_with("the c") && text.chars().count() == 26, "{text:?}");
@@ -577,7 +584,8 @@ mod tests {
             let checkpoint = Checkpoint::load(&path).unwrap();
             let data = &checkpoint.tensors["transformer.h.0.mlp.c_fc.weight"].data;
             assert!(data.iter().any(|x| x.to_bits() & 0xFFF != 0), "{dtype}: not one value needs f32");
-            let sampling = Sampling { max_new_tokens: 20, temperature: 0.0, top_k: 200, seed: 1 };
+            let sampling =
+                Sampling { max_new_tokens: 20, temperature: 0.0, top_k: 200, seed: 1, ..Sampling::default() };
             let mut text = Vec::new();
             generate::generate(&path, "the c", sampling, &Device::Cpu, &mut text).unwrap();
             assert_eq!(String::from_utf8(text).unwrap().chars().count(), 26);

@@ -131,7 +131,7 @@ pub fn read(folder: &Path, tokenizer: Option<&str>) -> Result<Checkpoint, AppErr
     if let Some((name, (path, _))) = tensors_left {
         return Err(AppError::contents(path, format!("tensor {name} has no place in a GPT-2")));
     }
-    let header = Header { config, tokenizer, step: 0, val_loss: None };
+    let header = Header { config, tokenizer, step: 0, val_loss: f32::NAN };
     Ok(Checkpoint { header, tensors: model.values(&[])? })
 }
 
@@ -139,9 +139,9 @@ fn find_tokenizer(folder: &Path, vocab_size: usize) -> Result<Tokenizer, AppErro
     let (whole, vocab, merges) =
         (folder.join(tokenizer::FILE), folder.join("vocab.json"), folder.join("merges.txt"));
     if whole.exists() {
-        Tokenizer::load(&whole)
+        Ok(Tokenizer::load(&whole)?.or_gpt2())
     } else if vocab.exists() && merges.exists() {
-        Tokenizer::load_gpt2_kind(&vocab, &merges)
+        Ok(Tokenizer::load_gpt2_kind(&vocab, &merges)?.or_gpt2())
     } else if vocab_size == Tokenizer::Gpt2.len() {
         Ok(Tokenizer::Gpt2)
     } else {
