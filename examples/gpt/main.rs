@@ -9,9 +9,10 @@
 //! ```
 //!
 //! `prepare` turns text into `shards` of tokens, by a `tokenizer`. `config` says what a run is told, `data` turns text or
-//! shards into batches, `model` is the network, `train` the loop around it, `checkpoint` the model on disk, `saves` what a run
-//! goes on from, `hugging_face` the way to and from GPT-2 as others keep it, `generate` text from a model by the choices of
-//! `sampling`, `profile` what steps cost, `report` the rest of what a run writes.
+//! shards into batches, `model` is the network, `train` the loop around it, `finetune` what else it trains, `checkpoint` the
+//! model on disk, `saves` what a run goes on from, `hugging_face` the way to and from GPT-2 as others keep it, `generate` text
+//! from a model by the choices of `sampling`, `evaluate` how good it is, `info` what there is to run on, `profile` what steps
+//! cost, `report` the rest of what a run writes.
 
 mod checkpoint;
 mod config;
@@ -19,6 +20,7 @@ mod data;
 mod error;
 mod generate;
 mod hugging_face;
+mod info;
 mod interrupt;
 mod model;
 mod prepare;
@@ -55,8 +57,20 @@ enum Command {
     #[command(subcommand)]
     Tokenizer(tokenizer::TokenizerCommand),
     /// Train a model (what happens without a subcommand)
+    ///
+    /// --out gets the checkpoint of the lowest validation loss, the log, a plot of the loss and a sample. A run starts from random
+    /// values, or with --init-from from a checkpoint, whose sizes and tokenizer it takes; --lora-rank then trains adapters
+    /// beside its parameters, which are all that is saved. Config keys come from --config, and flags go over them.
+    ///
+    /// Examples:
+    ///   gpt train --config shakespeare-char-cpu --data input.txt
+    ///   gpt train --config gpt2-124m --data 'shards/*.bin' --dtype bfloat16
+    ///   gpt train --init-from runs/gpt2/checkpoint.safetensors --data input.txt --block-size 256 --learning-rate 3e-5
+    ///   gpt train --init-from runs/gpt2/checkpoint.safetensors --data answers.jsonl --lora-rank 8 --out runs/lora
+    #[command(verbatim_doc_comment)]
     Train(Box<train::TrainArgs>),
     Generate(generate::GenerateArgs),
+    Info(info::InfoArgs),
     Import(hugging_face::ImportArgs),
     Export(hugging_face::ExportArgs),
 }
@@ -70,6 +84,7 @@ fn main() -> ExitCode {
         Some(Command::Tokenizer(command)) => tokenizer::run(command),
         Some(Command::Train(args)) => train(args, output),
         Some(Command::Generate(args)) => generate::run(args, output),
+        Some(Command::Info(args)) => info::run(args, output),
         Some(Command::Import(args)) => hugging_face::run_import(args),
         Some(Command::Export(args)) => hugging_face::run_export(args),
     };
@@ -222,6 +237,7 @@ pub mod tests {
         for (command, words) in [
             ("gpt prepare --help", ["Examples:", "--resume", "--near-duplicates", "llm.c's format"]),
             ("gpt generate --help", ["Examples:", "--top-p", "--stop", "context"]),
+            ("gpt info --help", ["Examples:", "--checkpoint", "limits", "auto"]),
             ("gpt import --help", ["Examples:", "--out", "--tokenizer", "model.safetensors.index.json"]),
             ("gpt export --help", ["Example:", "--out", "--checkpoint", "GPT2LMHeadModel"]),
             ("gpt tokenizer train --help", ["Example:", "--vocab-size", "--text-field", "<|endoftext|>"]),

@@ -173,6 +173,11 @@ impl CudaDevice {
         self.properties().multiprocessors
     }
 
+    /// Bytes of the device's memory.
+    pub fn total_memory(&self) -> u64 {
+        self.properties().memory
+    }
+
     /// Bytes of shared memory that one block may use.
     pub fn shared_per_block(&self) -> u32 {
         self.properties().shared_per_block
