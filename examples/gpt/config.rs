@@ -18,6 +18,7 @@ use toml::Table;
 use toml::de::DeTable;
 
 use crate::error::AppError;
+use crate::finetune::Lora;
 
 const DEFAULT: &str = include_str!("configs/default.toml");
 
@@ -119,6 +120,27 @@ pub struct Config {
     // Checkpoints of earlier versions do not say it.
     #[serde(default)]
     pub activation: Activation,
+    /// Start from the model of this checkpoint: its sizes and tokenizer are taken from there (--block-size may shorten the
+    /// context). Empty means a new model
+    #[arg(long, value_name = "FILE")]
+    #[serde(default)]
+    pub init_from: String,
+    /// Rank of adapters (LoRA) to train in place of the parameters that init_from names; 0 means all parameters are trained
+    #[arg(long)]
+    #[serde(default)]
+    pub lora_rank: usize,
+    /// What adapters count: their product is multiplied by lora_alpha / lora_rank
+    #[arg(long)]
+    #[serde(default)]
+    pub lora_alpha: f64,
+    /// Layers with adapters, of attn.c_attn, attn.c_proj, mlp.c_fc and mlp.c_proj
+    #[arg(long, value_name = "NAMES")]
+    #[serde(default)]
+    pub lora_targets: String,
+    /// Probability of dropping an input of an adapter while training
+    #[arg(long)]
+    #[serde(default)]
+    pub lora_dropout: f64,
     /// Rows of the token embedding; 0 means as many as the data's tokenizer has ids
     #[arg(long)]
     pub vocab_size: usize,
@@ -258,13 +280,20 @@ impl Config {
         if self.vocab_size > 1 << 31 {
             return Err(("vocab_size", format!("must be at most 2147483648, not {}", self.vocab_size)));
         }
-        for (key, value) in [("dropout", self.dropout), ("beta1", self.beta1), ("beta2", self.beta2)] {
+        let shares = [
+            ("dropout", self.dropout),
+            ("lora_dropout", self.lora_dropout),
+            ("beta1", self.beta1),
+            ("beta2", self.beta2),
+        ];
+        for (key, value) in shares {
             if !(0.0..1.0).contains(&value) {
                 return Err((key, format!("must be at least 0 and below 1, not {value}")));
             }
         }
         let amounts = [
             ("init_std", self.init_std),
+            ("lora_alpha", self.lora_alpha),
             ("learning_rate", self.learning_rate),
             ("min_lr", self.min_lr),
             ("weight_decay", self.weight_decay),
@@ -275,6 +304,13 @@ impl Config {
                 return Err((key, format!("must be a finite number of at least 0, not {value}")));
             }
         }
+        if self.lora_rank > 1 << 16 {
+            return Err(("lora_rank", format!("must be at most 65536, not {}", self.lora_rank)));
+        }
+        if self.lora_rank > 0 && self.init_from.is_empty() {
+            return Err(("lora_rank", "needs init_from, the model that adapters stand beside".into()));
+        }
+        Lora::of(self).map_err(|reason| ("lora_targets", reason))?;
         if !self.n_embd.is_multiple_of(self.n_head) {
             return Err((
                 "n_head",
@@ -332,6 +368,13 @@ fn entries(text: &str) -> Result<Vec<Entry<'_>>, toml::de::Error> {
 /// The keys that were given as flags, to go over a config file.
 #[derive(Clone, Debug, Default)]
 pub struct Flags(Table);
+
+impl Flags {
+    /// Whether the key was given.
+    pub fn has(&self, key: &str) -> bool {
+        self.0.contains_key(key)
+    }
+}
 
 impl Args for Flags {
     fn augment_args(command: Command) -> Command {
@@ -465,7 +508,7 @@ pub mod tests {
         flags: Flags,
     }
 
-    fn flags(arguments: &[&str]) -> Flags {
+    pub fn flags(arguments: &[&str]) -> Flags {
         let arguments = std::iter::once("gpt").chain(arguments.iter().copied());
         Cli::try_parse_from(arguments).unwrap().flags
     }
@@ -525,6 +568,12 @@ pub mod tests {
         );
         assert!(error("\ndropout = 1.5", &[]).starts_with("my.toml, line 2: config key `dropout` must be"));
         assert!(error("", &["--min-lr", "NaN"]).starts_with("--min-lr: config key `min_lr` must be"));
+        assert!(error("lora_rank = 2", &[]).contains("line 1: config key `lora_rank` needs init_from"));
+        let targets = error("init_from = \"x\"\nlora_targets = \"c_attn\"\nlora_rank = 2", &[]);
+        assert!(
+            targets.contains("`lora_targets` names \"c_attn\", which is none of attn.c_attn, "),
+            "{targets}"
+        );
         assert!(error("eval_interval = 0", &[]).contains("must be from 1 to"));
         assert!(error("batch_size = 100000000\nblock_size = 100", &[]).contains("too many sequences"));
     }

@@ -3,11 +3,13 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use tilewright::random::{self, Philox};
 use tilewright::{Device, Tensor};
 
 use crate::error::AppError;
+use crate::instructions::{self, Example};
 use crate::shards::Tokens;
 use crate::tokenizer::{self, Characters, Tokenizer};
 
@@ -15,10 +17,29 @@ use crate::tokenizer::{self, Characters, Tokenizer};
 pub struct Corpus {
     pub tokenizer: Tokenizer,
     /// Of text, the first nine tenths of every file; of shards, those whose names do not have the word `val`.
-    pub train: Tokens,
+    pub train: Split,
     /// Of text, the last tenth of every file; of shards, the others, or the last tenth of all if there are none.
-    pub val: Tokens,
+    pub val: Split,
     pub files: usize,
+}
+
+/// What batches are cut from.
+#[derive(Clone)]
+pub enum Split {
+    /// A sequence of tokens, which blocks may begin anywhere in.
+    Tokens(Tokens),
+    /// Examples of answers, each a block.
+    Examples(Arc<[Example]>),
+}
+
+impl Split {
+    /// Tokens or examples.
+    pub fn len(&self) -> usize {
+        match self {
+            Split::Tokens(tokens) => tokens.len(),
+            Split::Examples(examples) => examples.len(),
+        }
+    }
 }
 
 impl Corpus {
@@ -30,6 +51,9 @@ impl Corpus {
     /// A path that cannot be read, a file that is not UTF-8 text (under a directory such files are
     /// passed over), a directory without any text, a damaged shard, a pattern that matches nothing.
     pub fn read(path: &Path) -> Result<Corpus, AppError> {
+        if instructions::is_instructions(path) {
+            return Corpus::from_instructions(path, None);
+        }
         let shards = find_shards(path)?;
         if !shards.is_empty() {
             return Corpus::from_shards(shards);
@@ -38,27 +62,33 @@ impl Corpus {
     }
 
     /// As [`Corpus::read`], for a model whose tokens are those of `tokenizer`. Each text is a document, which begins with the
-    /// token that separates documents, if there is one.
+    /// token that separates documents, if there is one. A `.jsonl` file holds [`instructions`].
     ///
     /// # Errors
     /// As there, and shards of another tokenizer, and text that has no ids.
     pub fn read_with(path: &Path, tokenizer: &Tokenizer) -> Result<Corpus, AppError> {
-        let shards = find_shards(path)?;
-        if !shards.is_empty() {
-            let corpus = Corpus::from_shards(shards)?;
-            if corpus.tokenizer != *tokenizer {
-                let reason = format!("holds tokens of {}; the model's are {tokenizer}", corpus.tokenizer);
-                return Err(AppError::contents(path, reason));
-            }
-            return Ok(corpus);
+        if instructions::is_instructions(path) {
+            return Corpus::from_instructions(path, Some(tokenizer));
         }
-        let separator = tokenizer.separator().filter(|_| !matches!(tokenizer, Tokenizer::Characters(_)));
-        let encode = |text: &String| {
-            let ids = tokenizer.encode(text).map_err(|reason| AppError::contents(path, reason))?;
-            Ok(separator.into_iter().chain(ids).collect())
-        };
-        let documents = read_texts(path)?.iter().map(encode).collect::<Result<_, AppError>>()?;
-        Ok(Corpus::from_documents(tokenizer.clone(), documents))
+        let shards = find_shards(path)?;
+        if shards.is_empty() {
+            return Ok(Corpus::from_documents(tokenizer.clone(), read_documents(path, tokenizer)?));
+        }
+        check_tokenizer(path, &shards, tokenizer)?;
+        Corpus::from_shards(shards)
+    }
+
+    fn from_instructions(path: &Path, tokenizer: Option<&Tokenizer>) -> Result<Corpus, AppError> {
+        let (tokenizer, mut examples) = instructions::read(path, tokenizer)?;
+        if examples.len() < 2 {
+            let found = examples.len();
+            let reason =
+                format!("holds {found} examples; at least 2 are needed, the last tenth for validation");
+            return Err(AppError::contents(path, reason));
+        }
+        let val = examples.split_off((examples.len() * 9 / 10).max(1));
+        let [train, val] = [examples, val].map(|examples| Split::Examples(examples.into()));
+        Ok(Corpus { tokenizer, train, val, files: 1 })
     }
 
     fn from_texts(texts: &[String]) -> Corpus {
@@ -76,13 +106,13 @@ impl Corpus {
             train_ids.extend_from_slice(train);
             val_ids.extend_from_slice(val);
         }
-        Corpus { tokenizer, train: train_ids.into(), val: val_ids.into(), files: documents.len() }
+        let [train, val] = [train_ids, val_ids].map(|ids| Split::Tokens(ids.into()));
+        Corpus { tokenizer, train, val, files: documents.len() }
     }
 
     fn from_shards(shards: Vec<PathBuf>) -> Result<Corpus, AppError> {
         let files = shards.len();
-        let beside = shards[0].with_file_name(tokenizer::FILE);
-        let tokenizer = if beside.exists() { Tokenizer::load(&beside)? } else { Tokenizer::Gpt2 };
+        let tokenizer = tokenizer_of(&shards)?;
         let is_val = |path: &PathBuf| {
             let name = path.file_name().unwrap_or_default().to_string_lossy();
             name.split(|char: char| !char.is_alphanumeric()).any(|part| part == "val")
@@ -96,16 +126,17 @@ impl Corpus {
             }
             (train, val) => (Tokens::open(train)?, Tokens::open(val)?),
         };
-        Ok(Corpus { tokenizer, train, val, files })
+        Ok(Corpus { tokenizer, train: Split::Tokens(train), val: Split::Tokens(val), files })
     }
 
     /// Refuses a corpus that has no block of `block_size` tokens and its successor in either split.
     pub fn check_length(&self, path: &Path, block_size: usize) -> Result<(), AppError> {
         for (name, split) in [("training", &self.train), ("validation", &self.val)] {
-            if split.len() <= block_size {
+            let Split::Tokens(tokens) = split else { continue };
+            if tokens.len() <= block_size {
                 let reason = format!(
                     "too short: its {name} split has {} {}s, and block_size {block_size} takes at least {}",
-                    split.len(),
+                    tokens.len(),
                     self.tokenizer.unit(),
                     block_size + 1
                 );
@@ -114,6 +145,41 @@ impl Corpus {
         }
         Ok(())
     }
+}
+
+/// All tokens of text or shards in their order, for a model whose tokens are those of `tokenizer`.
+pub fn read_tokens(path: &Path, tokenizer: &Tokenizer) -> Result<Tokens, AppError> {
+    let shards = find_shards(path)?;
+    if shards.is_empty() {
+        return Ok(read_documents(path, tokenizer)?.concat().into());
+    }
+    check_tokenizer(path, &shards, tokenizer)?;
+    Tokens::open(&shards)
+}
+
+/// The tokenizer of shards: the one beside them, else GPT-2's.
+fn tokenizer_of(shards: &[PathBuf]) -> Result<Tokenizer, AppError> {
+    let beside = shards[0].with_file_name(tokenizer::FILE);
+    if beside.exists() { Tokenizer::load(&beside) } else { Ok(Tokenizer::Gpt2) }
+}
+
+fn check_tokenizer(path: &Path, shards: &[PathBuf], tokenizer: &Tokenizer) -> Result<(), AppError> {
+    let found = tokenizer_of(shards)?;
+    if found != *tokenizer {
+        let reason = format!("holds tokens of {found}; the model's are {tokenizer}");
+        return Err(AppError::contents(path, reason));
+    }
+    Ok(())
+}
+
+/// The ids of each text, after the token that separates documents, if there is one.
+fn read_documents(path: &Path, tokenizer: &Tokenizer) -> Result<Vec<Vec<u32>>, AppError> {
+    let separator = tokenizer.separator().filter(|_| !matches!(tokenizer, Tokenizer::Characters(_)));
+    let encode = |text: &String| {
+        let ids = tokenizer.encode(text).map_err(|reason| AppError::contents(path, reason))?;
+        Ok(separator.into_iter().chain(ids).collect())
+    };
+    read_texts(path)?.iter().map(encode).collect()
 }
 
 /// The shards that `path` names, in the order of their paths; none if it names text.
@@ -287,25 +353,38 @@ pub struct Batch {
 
 /// Cuts batches out of a split.
 pub struct Blocks {
-    tokens: Tokens,
+    split: Split,
     batch_size: usize,
     block_size: usize,
 }
 
 impl Blocks {
-    /// `tokens` must be more than `block_size` ([`Corpus::check_length`]).
-    pub fn new(tokens: &Tokens, batch_size: usize, block_size: usize) -> Self {
-        Blocks { tokens: tokens.clone(), batch_size, block_size }
+    /// Tokens must be more than `block_size` ([`Corpus::check_length`]).
+    pub fn new(split: &Split, batch_size: usize, block_size: usize) -> Self {
+        Blocks { split: split.clone(), batch_size, block_size }
     }
 
-    /// The tokens of the split.
-    pub fn tokens(&self) -> usize {
-        self.tokens.len()
+    /// The tokens of the split, or its examples.
+    pub fn size(&self) -> usize {
+        self.split.len()
     }
 
     /// The number of places where a block can start.
     fn places(&self) -> usize {
-        self.tokens.len() - self.block_size
+        match &self.split {
+            Split::Tokens(tokens) => tokens.len() - self.block_size,
+            Split::Examples(examples) => examples.len(),
+        }
+    }
+
+    /// The inputs and targets of a place.
+    fn block(&self, place: usize) -> (Vec<u32>, Vec<u32>) {
+        match &self.split {
+            Split::Tokens(tokens) => {
+                (tokens.read(place, self.block_size), tokens.read(place + 1, self.block_size))
+            }
+            Split::Examples(examples) => examples[place].block(self.block_size),
+        }
     }
 
     /// A batch of blocks from random places.
@@ -328,13 +407,11 @@ impl Blocks {
     }
 
     fn batch(&self, starts: &[usize], device: &Device) -> tilewright::Result<Batch> {
-        let block = |start: usize| self.tokens.read(start, self.block_size);
-        let inputs = starts.iter().flat_map(|&start| block(start)).collect();
-        let targets = starts.iter().flat_map(|&start| block(start + 1)).collect();
+        let (inputs, targets): (Vec<_>, Vec<_>) = starts.iter().map(|&start| self.block(start)).unzip();
         let shape = (starts.len(), self.block_size);
         Ok(Batch {
-            inputs: Tensor::from_vec(inputs, shape, device)?,
-            targets: Tensor::from_vec(targets, shape, device)?,
+            inputs: Tensor::from_vec(inputs.concat(), shape, device)?,
+            targets: Tensor::from_vec(targets.concat(), shape, device)?,
         })
     }
 }
@@ -345,10 +422,15 @@ mod tests {
     use crate::shards::tests::by_hand;
     use crate::tests::scratch;
 
+    fn all(split: &Split) -> Vec<u32> {
+        let Split::Tokens(tokens) = split else { panic!() };
+        tokens.read(0, tokens.len())
+    }
+
     #[test]
     fn every_file_is_split_nine_to_one() {
         let corpus = Corpus::from_texts(&["abcdefghij".repeat(2), "ABCDEFGHIJ".into()]);
-        let text = |tokens: &Tokens| corpus.tokenizer.decode(&tokens.read(0, tokens.len()));
+        let text = |split: &Split| corpus.tokenizer.decode(&all(split));
         assert_eq!(text(&corpus.train), "abcdefghijabcdefghABCDEFGHI");
         assert_eq!(text(&corpus.val), "ijJ");
         assert_eq!(corpus.tokenizer.len(), 20);
@@ -396,7 +478,6 @@ mod tests {
     fn shards_are_found_by_file_folder_and_pattern() {
         let root = scratch("data-shards");
         let write = |name: &str, tokens: &[u16]| fs::write(root.join(name), by_hand(tokens)).unwrap();
-        let all = |tokens: &Tokens| tokens.read(0, tokens.len());
         let read = |name: &str| {
             let corpus = Corpus::read(&root.join(name)).map_err(|e| e.to_string())?;
             Ok::<_, String>((all(&corpus.train), all(&corpus.val)))
@@ -433,7 +514,7 @@ mod tests {
 
     #[test]
     fn random_batches_are_a_function_of_the_seed() {
-        let text = Tokens::from((0..100).collect::<Vec<u32>>());
+        let text = Split::Tokens((0..100).collect::<Vec<u32>>().into());
         let blocks = Blocks::new(&text, 4, 8);
         let [mut one, mut same] = [(); 2].map(|()| Random::new(1, Draw::Train));
         for _ in 0..50 {
@@ -464,7 +545,7 @@ mod tests {
 
     #[test]
     fn random_blocks_reach_both_ends_of_the_split() {
-        let text = Tokens::from((0..10).collect::<Vec<u32>>());
+        let text = Split::Tokens((0..10).collect::<Vec<u32>>().into());
         let batch =
             Blocks::new(&text, 200, 8).random(&mut Random::new(0, Draw::Train), &Device::Cpu).unwrap();
         let starts: std::collections::BTreeSet<u32> =
@@ -474,12 +555,15 @@ mod tests {
 
     #[test]
     fn spaced_blocks_cover_the_split() {
-        let text = Tokens::from((0..100).collect::<Vec<u32>>());
+        let text = Split::Tokens((0..100).collect::<Vec<u32>>().into());
         let blocks = Blocks::new(&text, 2, 10);
         assert_eq!(blocks.spaced_starts(2), [0, 22, 44, 66]);
         let batches: Vec<Batch> = blocks.spaced(2, &Device::Cpu).collect::<Result<_, _>>().unwrap();
         assert_eq!(ids(&batches[1].targets), (45..55).chain(67..77).collect::<Vec<u32>>());
         // One place only, and more blocks than there are places.
-        assert_eq!(Blocks::new(&text.split_at(11).0, 2, 10).spaced_starts(1), [0, 0]);
+        assert_eq!(
+            Blocks::new(&Split::Tokens((0..11).collect::<Vec<u32>>().into()), 2, 10).spaced_starts(1),
+            [0, 0]
+        );
     }
 }

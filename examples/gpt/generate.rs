@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 
 use tilewright::{Device, Tensor, no_grad};
 
-use crate::checkpoint::Checkpoint;
 use crate::data::{Draw, Random};
 use crate::error::AppError;
+use crate::finetune;
 use crate::model::{Cache, Gpt};
 use crate::report::note;
 pub use crate::sampling::Sampling;
@@ -65,7 +65,7 @@ pub fn run(args: &GenerateArgs, output: &mut impl Write) -> Result<(), AppError>
     let stop = args.sampling.stop.iter().map(unescape).collect();
     let sampling = Sampling { stop, ..args.sampling.clone() };
     sampling.check()?;
-    let checkpoint = Checkpoint::load(&args.checkpoint)?;
+    let checkpoint = finetune::load(&args.checkpoint)?;
     let tokenizer = checkpoint.header.tokenizer.clone();
     let model = Gpt::from_checkpoint(checkpoint, &args.checkpoint, &device)?;
     let writer =
@@ -84,7 +84,7 @@ pub fn generate(
     output: &mut impl Write,
 ) -> Result<(), AppError> {
     sampling.check()?;
-    let loaded = Checkpoint::load(checkpoint)?;
+    let loaded = finetune::load(checkpoint)?;
     let tokenizer = loaded.header.tokenizer.clone();
     let model = Gpt::from_checkpoint(loaded, checkpoint, device)?;
     let writer = Writer { model: &model, tokenizer: &tokenizer, sampling, device, cached: true };

@@ -8,19 +8,22 @@
 //! cargo run --release --example gpt -- train --data data
 //! ```
 //!
-//! `prepare` turns text into `shards` of tokens, by a `tokenizer`. `config` says what a run is told, `data` turns text or
-//! shards into batches, `model` is the network, `train` the loop around it, `finetune` what else it trains, `checkpoint` the
-//! model on disk, `saves` what a run goes on from, `hugging_face` the way to and from GPT-2 as others keep it, `generate` text
-//! from a model by the choices of `sampling`, `evaluate` how good it is, `info` what there is to run on, `profile` what steps
+//! `prepare` turns text into `shards` of tokens, by a `tokenizer`. `config` says what a run is told, `data` turns text, shards or
+//! `instructions` into batches, `model` is the network, `finetune` where it may start, `train` the loop around it, `checkpoint`
+//! the model on disk, `saves` what a run goes on from, `generate` text from a model by the choices of `sampling`, `eval` what it
+//! is worth, `hugging_face` the way to and from GPT-2 as others keep it, `info` what there is to run on, `profile` what steps
 //! cost, `report` the rest of what a run writes.
 
 mod checkpoint;
 mod config;
 mod data;
 mod error;
+mod eval;
+mod finetune;
 mod generate;
 mod hugging_face;
 mod info;
+mod instructions;
 mod interrupt;
 mod model;
 mod prepare;
@@ -70,6 +73,7 @@ enum Command {
     #[command(verbatim_doc_comment)]
     Train(Box<train::TrainArgs>),
     Generate(generate::GenerateArgs),
+    Eval(eval::EvalArgs),
     Info(info::InfoArgs),
     Import(hugging_face::ImportArgs),
     Export(hugging_face::ExportArgs),
@@ -84,6 +88,7 @@ fn main() -> ExitCode {
         Some(Command::Tokenizer(command)) => tokenizer::run(command),
         Some(Command::Train(args)) => train(args, output),
         Some(Command::Generate(args)) => generate::run(args, output),
+        Some(Command::Eval(args)) => eval::run(args, output),
         Some(Command::Info(args)) => info::run(args, output),
         Some(Command::Import(args)) => hugging_face::run_import(args),
         Some(Command::Export(args)) => hugging_face::run_export(args),
@@ -236,7 +241,9 @@ pub mod tests {
         let help = |line: &str| Cli::try_parse_from(line.split(' ')).unwrap_err().to_string();
         for (command, words) in [
             ("gpt prepare --help", ["Examples:", "--resume", "--near-duplicates", "llm.c's format"]),
+            ("gpt train --help", ["Examples:", "--init-from", "--lora-rank", "--data"]),
             ("gpt generate --help", ["Examples:", "--top-p", "--stop", "context"]),
+            ("gpt eval --help", ["Examples:", "--stride", "--shots", "bits per byte"]),
             ("gpt info --help", ["Examples:", "--checkpoint", "limits", "auto"]),
             ("gpt import --help", ["Examples:", "--out", "--tokenizer", "model.safetensors.index.json"]),
             ("gpt export --help", ["Example:", "--out", "--checkpoint", "GPT2LMHeadModel"]),

@@ -5,7 +5,7 @@
 //! worth 0.14 nats after shakespeare-char-cpu's 2000 steps over the 0.02 that nanoGPT has at any width.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use tilewright::{AttentionOptions, CrossEntropyOptions, D, DType, Device, Reduction, Tensor, Var};
 
@@ -13,6 +13,7 @@ use crate::checkpoint::{Checkpoint, Values};
 use crate::config::{Activation, Config};
 use crate::data::{Batch, IGNORED};
 use crate::error::AppError;
+use crate::finetune::{self, Lora};
 
 /// What keeps a norm's division finite.
 pub const NORM_EPS: f64 = 1e-5;
@@ -27,30 +28,52 @@ enum Init {
 /// Gives each parameter, by name and shape, its first values, of f32.
 type Source<'a> = dyn FnMut(&str, &[usize], Init) -> Result<Tensor, AppError> + 'a;
 
-/// Makes the parameters in a fixed order and keeps their names.
+/// Makes the parameters in a fixed order and keeps those that are trained, with their names.
 struct Builder<'a> {
     source: &'a mut Source<'a>,
     parameters: Vec<(String, Var)>,
     bias: bool,
     dtype: DType,
+    /// Adapters to train beside everything else.
+    lora: Option<Lora>,
 }
 
 impl Builder<'_> {
-    fn parameter(&mut self, name: String, shape: &[usize], init: Init) -> Result<Var, AppError> {
-        let var = Var::new(&(self.source)(&name, shape, init)?.to_dtype(self.dtype)?)?;
-        var.set_grad_dtype(DType::F32)?;
-        self.parameters.push((name, var.clone()));
-        Ok(var)
+    fn parameter(&mut self, name: String, shape: &[usize], init: Init) -> Result<Tensor, AppError> {
+        match self.lora {
+            Some(_) => Ok((self.source)(&name, shape, init)?.to_dtype(self.dtype)?),
+            None => self.trained(name, shape, init),
+        }
     }
 
-    fn bias(&mut self, name: &str, size: usize) -> Result<Option<Var>, AppError> {
+    fn trained(&mut self, name: String, shape: &[usize], init: Init) -> Result<Tensor, AppError> {
+        let var = Var::new(&(self.source)(&name, shape, init)?.to_dtype(self.dtype)?)?;
+        var.set_grad_dtype(DType::F32)?;
+        let tensor = var.as_tensor().clone();
+        self.parameters.push((name, var));
+        Ok(tensor)
+    }
+
+    fn bias(&mut self, name: &str, size: usize) -> Result<Option<Tensor>, AppError> {
         let bias = self.bias.then(|| self.parameter(format!("{name}.bias"), &[size], Init::Zeros));
         bias.transpose()
     }
 
     fn linear(&mut self, name: &str, outputs: usize, inputs: usize, std: f64) -> Result<Linear, AppError> {
         let weight = self.parameter(format!("{name}.weight"), &[outputs, inputs], Init::Normal(std))?;
-        Ok(Linear { weight, bias: self.bias(name, outputs)? })
+        let bias = self.bias(name, outputs)?;
+        let adapter = match self.lora.clone().filter(|lora| lora.adapts(name)) {
+            None => None,
+            Some(Lora { rank, scale, dropout, .. }) => {
+                let [a, b] = finetune::adapter_names(name);
+                // The variance of the authors' own code: Kaiming's uniform with a = sqrt(5).
+                let std = (1.0 / (3.0 * inputs as f64)).sqrt();
+                let a = self.trained(a, &[rank, inputs], Init::Normal(std))?;
+                let b = self.trained(b, &[outputs, rank], Init::Zeros)?;
+                Some(Adapter { a, b, scale, dropout })
+            }
+        };
+        Ok(Linear { weight, bias, adapter })
     }
 
     fn norm(&mut self, name: &str, channels: usize) -> Result<Norm, AppError> {
@@ -59,38 +82,62 @@ impl Builder<'_> {
     }
 }
 
+/// What is learned beside a frozen layer.
+struct Adapter {
+    a: Tensor,
+    b: Tensor,
+    scale: f64,
+    dropout: f64,
+}
+
 struct Linear {
-    weight: Var,
-    bias: Option<Var>,
+    weight: Tensor,
+    bias: Option<Tensor>,
+    adapter: Option<Adapter>,
 }
 
 impl Linear {
-    fn forward(&self, x: &Tensor) -> tilewright::Result<Tensor> {
-        x.linear(&self.weight, self.bias.as_deref())
+    fn forward(&self, x: &Tensor, train: bool) -> tilewright::Result<Tensor> {
+        let y = x.linear(&self.weight, self.bias.as_ref())?;
+        match &self.adapter {
+            None => Ok(y),
+            Some(Adapter { a, b, scale, dropout }) => {
+                let x = x.dropout(if train { *dropout } else { 0.0 })?;
+                x.linear(a, None)?.affine(*scale, 0.0)?.linear_residual(b, None, &y)
+            }
+        }
     }
 
-    fn forward_activation(&self, x: &Tensor, activation: Activation) -> tilewright::Result<Tensor> {
-        let activation = match activation {
-            Activation::Gelu => tilewright::Activation::GeluErf,
-            Activation::GeluTanh => tilewright::Activation::Gelu,
+    fn forward_activation(
+        &self,
+        x: &Tensor,
+        activation: Activation,
+        train: bool,
+    ) -> tilewright::Result<Tensor> {
+        let (fused, apart): (_, fn(&Tensor) -> _) = match activation {
+            Activation::Gelu => (tilewright::Activation::GeluErf, Tensor::gelu_erf),
+            Activation::GeluTanh => (tilewright::Activation::Gelu, Tensor::gelu),
         };
-        x.linear_activation(&self.weight, self.bias.as_deref(), activation)
+        match self.adapter {
+            None => x.linear_activation(&self.weight, self.bias.as_ref(), fused),
+            Some(_) => apart(&self.forward(x, train)?),
+        }
     }
 }
 
 struct Norm {
-    weight: Var,
-    bias: Option<Var>,
+    weight: Tensor,
+    bias: Option<Tensor>,
 }
 
 impl Norm {
     fn forward(&self, x: &Tensor) -> tilewright::Result<Tensor> {
-        x.layer_norm(&self.weight, self.bias.as_deref(), NORM_EPS)
+        x.layer_norm(&self.weight, self.bias.as_ref(), NORM_EPS)
     }
 
     /// The sum of a branch and the residual stream, and its norm, in one pass over memory.
     fn forward_sum(&self, branch: &Tensor, residual: &Tensor) -> tilewright::Result<(Tensor, Tensor)> {
-        branch.add_layer_norm(residual, &self.weight, self.bias.as_deref(), NORM_EPS)
+        branch.add_layer_norm(residual, &self.weight, self.bias.as_ref(), NORM_EPS)
     }
 }
 
@@ -104,8 +151,8 @@ struct Block {
 }
 
 pub struct Gpt {
-    wte: Var,
-    wpe: Var,
+    wte: Tensor,
+    wpe: Tensor,
     blocks: Vec<Block>,
     ln_f: Norm,
     heads: usize,
@@ -116,37 +163,42 @@ pub struct Gpt {
 }
 
 impl Gpt {
-    /// A model with fresh values from the device's random numbers, for `ids` token ids.
+    /// A model to train, for `ids` token ids: with the values of the checkpoint that the config starts from, and where it has
+    /// none, with fresh ones from the device's random numbers.
     pub fn new(config: &Config, ids: usize, device: &Device) -> Result<Gpt, AppError> {
-        Gpt::build(config, ids, &mut |_, shape, init| {
+        let mut start = Start::of(config)?;
+        let model = Gpt::build(config, ids, &mut |name, shape, init| {
+            if let (Some(start), false) = (&mut start, finetune::is_adapter(name)) {
+                return start.tensor(name, shape, device);
+            }
             Ok(match init {
                 Init::Normal(std) => Tensor::randn(0.0, std, shape, DType::F32, device)?,
                 Init::Zeros => Tensor::zeros(shape, DType::F32, device)?,
                 Init::Ones => Tensor::ones(shape, DType::F32, device)?,
             })
-        })
+        })?;
+        start.map_or(Ok(()), Start::finish)?;
+        Ok(model)
     }
 
-    /// The model of a checkpoint read from `path`.
+    /// The model of a checkpoint read from `path`; one of adapters stands beside the model that its config starts from.
     ///
     /// # Errors
     /// A tensor that is missing, has another shape, or has no place in the model of that config.
     pub fn from_checkpoint(checkpoint: Checkpoint, path: &Path, device: &Device) -> Result<Gpt, AppError> {
-        let Checkpoint { header, mut tensors } = checkpoint;
-        let model = Gpt::from_values(&header.config, header.tokenizer.len(), device, &mut |name, shape| {
-            let Values { shape: found, data } = tensors
-                .remove(name)
-                .ok_or_else(|| AppError::contents(path, format!("tensor {name} is missing")))?;
-            if found != shape {
-                let reason = format!("tensor {name} has shape {found:?}, expected {shape:?}");
-                return Err(AppError::contents(path, reason));
-            }
-            Ok(data)
+        let Checkpoint { header, tensors } = checkpoint;
+        let mut own = Start { path: path.into(), tensors };
+        let mut frozen = if header.config.lora_rank > 0 { Start::of(&header.config)? } else { None };
+        let model = Gpt::build(&header.config, header.tokenizer.len(), &mut |name, shape, _| match frozen
+            .as_mut()
+            .filter(|_| !finetune::is_adapter(name))
+        {
+            Some(frozen) => frozen.tensor(name, shape, device),
+            None => own.tensor(name, shape, device),
         })?;
-        match tensors.keys().next() {
-            Some(name) => Err(AppError::contents(path, format!("tensor {name} has no place in the model"))),
-            None => Ok(model),
-        }
+        own.finish()?;
+        frozen.map_or(Ok(()), Start::finish)?;
+        Ok(model)
     }
 
     /// The model whose parameters have the `values` that are given for each name and shape.
@@ -171,7 +223,12 @@ impl Gpt {
         let branch_std = std / (2.0 * config.n_layer as f64).sqrt();
         let rows = config.vocab_size.max(ids);
         let dtype = config.dtype.dtype();
-        let mut b = Builder { source, parameters: Vec::new(), bias: config.bias, dtype };
+        let lora = Lora::of(config).map_err(|reason| AppError::Key {
+            origin: "config".into(),
+            key: "lora_targets".into(),
+            reason,
+        })?;
+        let mut b = Builder { source, parameters: Vec::new(), bias: config.bias, dtype, lora };
         let wte = b.parameter("transformer.wte.weight".into(), &[rows, channels], Init::Normal(std))?;
         let wpe =
             b.parameter("transformer.wpe.weight".into(), &[config.block_size, channels], Init::Normal(std))?;
@@ -202,7 +259,7 @@ impl Gpt {
         })
     }
 
-    /// Every parameter once, with its name. The output layer is the token embedding itself.
+    /// Every parameter that is trained, once, with its name. The output layer is the token embedding itself.
     pub fn parameters(&self) -> &[(String, Var)] {
         &self.parameters
     }
@@ -228,22 +285,22 @@ impl Gpt {
 
     /// Mean cross entropy of the batch's targets, in nats. Dropout is on only if `train`.
     pub fn loss(&self, batch: &Batch, train: bool) -> tilewright::Result<Tensor> {
-        self.reduced_loss(batch, if train { self.dropout } else { 0.0 }, Reduction::Mean)
+        self.reduced_loss(batch, train, Reduction::Mean)
     }
 
     /// The cross entropy `[B, T]` of each of the batch's targets, in nats, without dropout.
     pub fn losses(&self, batch: &Batch) -> tilewright::Result<Tensor> {
-        self.reduced_loss(batch, 0.0, Reduction::None)
+        self.reduced_loss(batch, false, Reduction::None)
     }
 
-    fn reduced_loss(&self, batch: &Batch, p: f64, reduction: Reduction) -> tilewright::Result<Tensor> {
+    fn reduced_loss(&self, batch: &Batch, train: bool, reduction: Reduction) -> tilewright::Result<Tensor> {
         let options = CrossEntropyOptions { ignore_index: Some(IGNORED), reduction };
-        self.hidden(&batch.inputs, p)?.linear_cross_entropy(&self.wte, &batch.targets, options, None)
+        self.hidden(&batch.inputs, train)?.linear_cross_entropy(&self.wte, &batch.targets, options, None)
     }
 
     /// The logits `[B, V]` of the token that follows `ids` `[B, T]`.
     pub fn next_logits(&self, ids: &Tensor) -> tilewright::Result<Tensor> {
-        let hidden = self.hidden(ids, 0.0)?;
+        let hidden = self.hidden(ids, false)?;
         hidden.narrow(1, ids.dims()[1] - 1, 1)?.squeeze(1)?.linear(&self.wte, None)
     }
 
@@ -265,7 +322,7 @@ impl Gpt {
         let positions = caches.iter().flat_map(|cache| cache.len..cache.len + t).map(|i| i as u32).collect();
         let positions = Tensor::from_vec(positions, (b, t), &ids.device())?;
         let embedded = self.wte.embedding(ids)?.add(&self.wpe.embedding(&positions)?)?;
-        let hidden = self.trunk(embedded, 0.0, |layer, qkv| {
+        let hidden = self.trunk(embedded, false, |layer, qkv| {
             let rows = caches.iter().enumerate().map(|(row, cache)| {
                 let qkv = qkv.narrow(0, row, 1)?.reshape((t, 3, self.heads, channels / self.heads))?;
                 self.cached_attention(&qkv.permute(&[1, 2, 0, 3])?, &cache.layers[layer], cache.len)
@@ -276,11 +333,16 @@ impl Gpt {
         hidden.narrow(1, t - 1, 1)?.squeeze(1)?.linear(&self.wte, None)
     }
 
-    /// The final norm's output `[B, T, C]` for `ids` `[B, T]`, under dropout with probability `p`.
-    fn hidden(&self, ids: &Tensor, p: f64) -> tilewright::Result<Tensor> {
+    /// The final norm's output `[B, T, C]` for `ids` `[B, T]`, under dropout if `train`.
+    fn hidden(&self, ids: &Tensor, train: bool) -> tilewright::Result<Tensor> {
         let positions = self.wpe.narrow(0, 0, ids.dims()[1])?;
         let embedded = self.wte.embedding(ids)?.add(&positions)?;
-        self.trunk(embedded, p, |_, qkv| self.self_attention(&qkv, p))
+        self.trunk(embedded, train, |_, qkv| self.self_attention(&qkv, self.drop(train)))
+    }
+
+    /// The probability with which activations are dropped.
+    fn drop(&self, train: bool) -> f64 {
+        if train { self.dropout } else { 0.0 }
     }
 
     /// The blocks and the final norm over embeddings `[B, T, C]`. `attend` makes a layer's `[B, T, C]` of its queries, keys and
@@ -288,20 +350,21 @@ impl Gpt {
     fn trunk(
         &self,
         embedded: Tensor,
-        p: f64,
+        train: bool,
         mut attend: impl FnMut(usize, Tensor) -> tilewright::Result<Tensor>,
     ) -> tilewright::Result<Tensor> {
+        let p = self.drop(train);
         let mut x = embedded.dropout(p)?;
         // Every sum of a branch and the residual stream is followed by a norm: the next block's first
         // or the final one. So the loop carries the stream and its norm, and adds inside the norms.
         let next_norms = self.blocks.iter().skip(1).map(|block| &block.ln_1).chain([&self.ln_f]);
         let mut normed = self.blocks[0].ln_1.forward(&x)?;
         for (layer, (block, next_norm)) in self.blocks.iter().zip(next_norms).enumerate() {
-            let heads = attend(layer, block.c_attn.forward(&normed)?)?;
-            let attended = block.attn_proj.forward(&heads)?.dropout(p)?;
+            let heads = attend(layer, block.c_attn.forward(&normed, train)?)?;
+            let attended = block.attn_proj.forward(&heads, train)?.dropout(p)?;
             (x, normed) = block.ln_2.forward_sum(&attended, &x)?;
-            let widened = block.c_fc.forward_activation(&normed, self.activation)?;
-            let mixed = block.mlp_proj.forward(&widened)?.dropout(p)?;
+            let widened = block.c_fc.forward_activation(&normed, self.activation, train)?;
+            let mixed = block.mlp_proj.forward(&widened, train)?.dropout(p)?;
             (x, normed) = next_norm.forward_sum(&mixed, &x)?;
         }
         Ok(normed)
@@ -325,6 +388,43 @@ impl Gpt {
         let options = AttentionOptions { causal: true, ..Default::default() };
         let y = qkv.narrow(0, 0, 1)?.attention(&known(0)?, &known(1)?, &options)?;
         y.transpose(1, 2)?.reshape((1, t, self.heads * size))
+    }
+}
+
+/// The tensors of a checkpoint, to be taken one by one.
+struct Start {
+    path: PathBuf,
+    tensors: BTreeMap<String, Values>,
+}
+
+impl Start {
+    /// Of the checkpoint that a config starts from, if it does.
+    fn of(config: &Config) -> Result<Option<Start>, AppError> {
+        if config.init_from.is_empty() {
+            return Ok(None);
+        }
+        let tensors = finetune::base(config)?.tensors;
+        Ok(Some(Start { path: PathBuf::from(&config.init_from), tensors }))
+    }
+
+    fn tensor(&mut self, name: &str, shape: &[usize], device: &Device) -> Result<Tensor, AppError> {
+        let wrong = |reason| AppError::contents(&self.path, reason);
+        let Values { shape: found, data } =
+            self.tensors.remove(name).ok_or_else(|| wrong(format!("tensor {name} is missing")))?;
+        if found != shape {
+            return Err(wrong(format!("tensor {name} has shape {found:?}, expected {shape:?}")));
+        }
+        Ok(Tensor::from_vec(data, shape, device)?)
+    }
+
+    /// Refuses what is left.
+    fn finish(self) -> Result<(), AppError> {
+        match self.tensors.keys().next() {
+            Some(name) => {
+                Err(AppError::contents(&self.path, format!("tensor {name} has no place in the model")))
+            }
+            None => Ok(()),
+        }
     }
 }
 
@@ -392,7 +492,7 @@ mod tests {
         let hidden = |ids: &[u32]| -> Vec<f32> {
             let ids = Tensor::from_slice(ids, (1, ids.len()), &Device::Cpu).unwrap();
             model
-                .hidden(&ids, 0.0)
+                .hidden(&ids, false)
                 .unwrap()
                 .narrow(1, 0, 2)
                 .unwrap()

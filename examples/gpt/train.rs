@@ -14,6 +14,7 @@ use crate::checkpoint::{Checkpoint, Header, Values};
 use crate::config::{self, Config, Flags};
 use crate::data::{Blocks, Corpus, Draw, Random};
 use crate::error::AppError;
+use crate::finetune;
 use crate::generate::{self, Sampling};
 use crate::interrupt;
 use crate::model::Gpt;
@@ -29,7 +30,8 @@ pub struct TrainArgs {
     #[arg(long, value_name = "FILE|NAME", default_value = "default")]
     config: String,
     /// What to learn: text, in a file or a folder, by characters; or token shards of gpt prepare or llm.c, as a .bin file,
-    /// a folder or a quoted pattern such as 'data/*_00000*.bin'. Without it, this repository's own sources and documents
+    /// a folder or a quoted pattern such as 'data/*_00000*.bin'; or answers, in a .jsonl file with a prompt and a response, or
+    /// the messages of a conversation, in each line. Without it, this repository's own sources and documents
     #[arg(long, value_name = "FILE|DIR|PATTERN")]
     data: Option<PathBuf>,
     /// auto, cpu, cuda, cuda:N, cuda-sim, wgpu, wgpu:N, wgpu:NAME or software
@@ -78,7 +80,16 @@ pub fn run(args: &TrainArgs, output: &mut impl Write) -> Result<(), AppError> {
         data = data.or(Some(snapshot.state.data.clone()));
     }
     let data = data.unwrap_or_else(own_sources);
-    let corpus = Corpus::read(&data)?;
+    let tokenizer = match &snapshot {
+        Some((snapshot, _)) => {
+            (!config.init_from.is_empty()).then(|| snapshot.model.header.tokenizer.clone())
+        }
+        None => finetune::start(&mut config, &args.flags)?,
+    };
+    let corpus = match tokenizer {
+        Some(tokenizer) => Corpus::read_with(&data, &tokenizer)?,
+        None => Corpus::read(&data)?,
+    };
     corpus.check_length(&data, config.block_size)?;
     let (ids, unit) = (corpus.tokenizer.len(), corpus.tokenizer.unit());
     if config.vocab_size != 0 && config.vocab_size < ids {
@@ -443,8 +454,8 @@ impl Trainer {
         let Stream { seed, offset } = self.device.generator_state();
         let state = State {
             data: self.data.clone(),
-            train_tokens: self.train.tokens(),
-            val_tokens: self.val.tokens(),
+            train_tokens: self.train.size(),
+            val_tokens: self.val.size(),
             drawn: self.random.drawn(),
             device_seed: seed,
             device_offset: offset,

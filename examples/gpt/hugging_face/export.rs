@@ -13,6 +13,7 @@ use serde_json::json;
 use super::{CONFIG, Gpt2Config, MODEL, is_conv1d, transposed};
 use crate::checkpoint::{Checkpoint, Header, Values};
 use crate::error::AppError;
+use crate::finetune;
 use crate::report::note;
 use crate::tokenizer::{self, Tokenizer};
 
@@ -37,7 +38,7 @@ pub struct ExportArgs {
 
 /// The `export` subcommand.
 pub fn run(args: &ExportArgs) -> Result<(), AppError> {
-    let checkpoint = Checkpoint::load(&args.checkpoint)?;
+    let checkpoint = finetune::load(&args.checkpoint)?;
     write(checkpoint, &args.checkpoint, &args.out)?;
     note(format_args!("{}: a model for transformers", args.out.display()));
     Ok(())
