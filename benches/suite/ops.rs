@@ -66,6 +66,10 @@ pub fn fused(criterion: &mut Criterion) {
         let (y, sum) = x[0].add_layer_norm(&x[1], &x[2], Some(&x[3]), 1e-5)?;
         y.add(&sum)
     });
+    op(criterion, "dropout_add_layer_norm", &[x, x, c, c], |x| {
+        let (y, sum) = x[0].dropout_add_layer_norm(0.1, &x[1], &x[2], Some(&x[3]), 1e-5)?;
+        y.add(&sum)
+    });
     op(criterion, "rms_norm", &[x, c], |x| x[0].rms_norm(&x[1], 1e-5));
     let heads = &[2, 6, 512, 64][..];
     let causal = AttentionOptions { causal: true, ..AttentionOptions::default() };

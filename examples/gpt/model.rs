@@ -135,9 +135,14 @@ impl Norm {
         x.layer_norm(&self.weight, self.bias.as_ref(), NORM_EPS)
     }
 
-    /// The sum of a branch and the residual stream, and its norm, in one pass over memory.
-    fn forward_sum(&self, branch: &Tensor, residual: &Tensor) -> tilewright::Result<(Tensor, Tensor)> {
-        branch.add_layer_norm(residual, &self.weight, self.bias.as_ref(), NORM_EPS)
+    /// The sum of what dropout leaves of a branch and of the residual stream, and its norm, in one pass over memory.
+    fn forward_sum(
+        &self,
+        branch: &Tensor,
+        p: f64,
+        residual: &Tensor,
+    ) -> tilewright::Result<(Tensor, Tensor)> {
+        branch.dropout_add_layer_norm(p, residual, &self.weight, self.bias.as_ref(), NORM_EPS)
     }
 }
 
@@ -361,11 +366,11 @@ impl Gpt {
         let mut normed = self.blocks[0].ln_1.forward(&x)?;
         for (layer, (block, next_norm)) in self.blocks.iter().zip(next_norms).enumerate() {
             let heads = attend(layer, block.c_attn.forward(&normed, train)?)?;
-            let attended = block.attn_proj.forward(&heads, train)?.dropout(p)?;
-            (x, normed) = block.ln_2.forward_sum(&attended, &x)?;
+            let attended = block.attn_proj.forward(&heads, train)?;
+            (x, normed) = block.ln_2.forward_sum(&attended, p, &x)?;
             let widened = block.c_fc.forward_activation(&normed, self.activation, train)?;
-            let mixed = block.mlp_proj.forward(&widened, train)?.dropout(p)?;
-            (x, normed) = next_norm.forward_sum(&mixed, &x)?;
+            let mixed = block.mlp_proj.forward(&widened, train)?;
+            (x, normed) = next_norm.forward_sum(&mixed, p, &x)?;
         }
         Ok(normed)
     }

@@ -1,7 +1,7 @@
 // Layer norm (Ba, Kiros and Hinton, 2016) and RMS norm (Zhang and Sennrich, 2019), forward, each with or without the
 // residual add before it.
 //
-//   h    = x + residual                         RESIDUAL; else h = x
+//   h    = x + residual                         RESIDUAL; else h = x. With DROPOUT, of x what dropout.cu leaves
 //   mean = sum(h) / C                           RMS: 0
 //   rstd = 1 / sqrt(sum((h - mean)^2) / C + eps)
 //   y    = (h - mean) * rstd * weight + bias    no bias unless HAS_BIAS
@@ -10,8 +10,9 @@
 // much larger than the deviation. With RESIDUAL, h is what `sum` holds, after rounding to T: later layers and backward
 // see that value.
 //
-// Constants: those of common/rows.cuh, and RMS, HAS_BIAS, RESIDUAL: bool
-// Parts:     common/reduce.cuh, common/rows.cuh, then this
+// Constants: those of common/rows.cuh, and RMS, HAS_BIAS, RESIDUAL, DROPOUT: bool. DROPOUT needs a WIDTH of 4 or 8, so
+//            that a line is whole blocks of random bits
+// Parts:     common/reduce.cuh, common/rows.cuh, common/philox.cuh, then this
 // Arguments: x [rows, C], residual [rows, C] (null unless RESIDUAL), weight [C], bias [C] (null unless HAS_BIAS),
 //            y [rows, C] out, stats [rows, 2] f32 out: mean, rstd, sum [rows, C] out (null unless RESIDUAL), Params
 // Grid:      any number of blocks; each team takes every (gridDim.x * TEAMS)th row. A full device is enough, and then
@@ -23,6 +24,10 @@ struct Params {
     u32 rows;
     u32 C;
     float eps;
+    u32 threshold; // of what dropout.cu says, as what follows
+    uint2 key;
+    uint2 offset;
+    float scale;
     u32 pad;
 };
 
@@ -61,6 +66,16 @@ forward(const T* __restrict__ x, const T* __restrict__ residual, const T* __rest
             u32 c = share.column(s);
             if (share.has(s)) {
                 Line::load(x + base + c).to_floats(v);
+                if constexpr (DROPOUT) {
+#pragma unroll
+                    for (u32 i = 0; i < WIDTH; i += 4) {
+                        uint4 bits = philox(make_uint4((u32)((base + c + i) / 4), 0, p.offset.x, p.offset.y), p.key);
+                        v[i] = bits.x >= p.threshold ? v[i] * p.scale : 0.0f;
+                        v[i + 1] = bits.y >= p.threshold ? v[i + 1] * p.scale : 0.0f;
+                        v[i + 2] = bits.z >= p.threshold ? v[i + 2] * p.scale : 0.0f;
+                        v[i + 3] = bits.w >= p.threshold ? v[i + 3] * p.scale : 0.0f;
+                    }
+                }
                 if constexpr (RESIDUAL) {
                     float r[WIDTH];
                     Line::load(residual + base + c).to_floats(r);

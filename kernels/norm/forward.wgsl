@@ -1,6 +1,6 @@
 // Layer norm and RMS norm, forward, each with or without the residual add before it.
 //
-//   h    = x + residual                         RESIDUAL; else h = x
+//   h    = x + residual                         RESIDUAL; else h = x. With DROPOUT, of x what dropout.wgsl leaves
 //   mean = sum(h) / C                           RMS: 0
 //   rstd = 1 / sqrt(sum((h - mean)^2) / C + eps)
 //   y    = (h - mean) * rstd * weight + bias    no bias unless HAS_BIAS
@@ -10,8 +10,10 @@
 //
 // Constants: BLOCK  workgroup size, a power of two
 //            RMS, HAS_BIAS, RESIDUAL: bool
+//            DROPOUT  bool: only by quads, each of which is one block of random bits
 //            T = U  f32 or f16
-// Parts:     common/reduce[_subgroup].wgsl, common/scalars.wgsl or common/quads.wgsl, common/held.wgsl
+// Parts:     common/reduce[_subgroup].wgsl, common/scalars.wgsl or common/quads.wgsl, common/held.wgsl,
+//            common/philox.wgsl
 // Bindings:  1 x [rows, C]         2 residual [rows, C] (any buffer unless RESIDUAL)
 //            3 weight [C]          4 bias [C] (any buffer unless HAS_BIAS)
 //            5 y [rows, C] out     6 stats [rows, 2] out, f32: mean, rstd
@@ -22,7 +24,12 @@ struct Params {
     rows: u32,
     C: u32, // in items, as every index of a column
     eps: f32,
-    pad: u32,
+    threshold: u32,    // of what dropout.wgsl says, as what follows
+    key: vec2<u32>,
+    offset: vec2<u32>,
+    scale: f32,
+    first: u32,        // the block of random bits of item 0
+    pad: vec2<u32>,
 }
 
 @group(0) @binding(0) var<uniform> p: Params;
@@ -65,6 +72,10 @@ fn forward(
         let c = lid + k * BLOCK;
         if (c < p.C) {
             var h = widen(x[base + c]);
+            if (DROPOUT) {
+                let bits = philox(vec4(p.first + base + c, 0u, p.offset), p.key);
+                h = select(vec4(0.0), h * p.scale, bits >= vec4(p.threshold));
+            }
             if (RESIDUAL) {
                 let rounded = narrow(h + widen(residual[base + c]));
                 sum[base + c] = rounded;

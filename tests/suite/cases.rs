@@ -606,9 +606,25 @@ pub fn linear() -> Vec<Case> {
     cases
 }
 
+const EPS: f64 = 1e-5;
+
+/// A norm of the sum of a residual and of what dropout leaves, beside the three ops that it is made of.
+fn dropped_norm(shape: &[usize], p: f64) -> Case {
+    let cols = *shape.last().expect("a norm has columns");
+    let (x, v) = ((shape, Range::Normal), (&[cols][..], Range::Normal));
+    let both = |(sum, normed): (Tensor, Tensor)| sum.sqr()?.add(&normed);
+    Case::new(format!("dropout_add_layer_norm {p}"), &[x, x, v, v], move |x| {
+        seeded(&x[0].device(), 4, || both(x[0].dropout_add_layer_norm(p, &x[1], &x[2], Some(&x[3]), EPS)?))
+    })
+    .naive(move |x| {
+        let dropped = seeded(&x[0].device(), 4, || x[0].dropout(p))?;
+        both(dropped.add_layer_norm(&x[1], &x[2], Some(&x[3]), EPS)?)
+    })
+    .terms(cols)
+}
+
 pub fn norms() -> Vec<Case> {
     use Range::Normal;
-    const EPS: f64 = 1e-5;
     let naive_layer = |x: &Tensor, w: &Tensor, b: Option<&Tensor>| -> Result<Tensor> {
         let d = x.sub(&x.mean_keepdim(D::Minus1)?)?;
         let rstd = d.sqr()?.mean_keepdim(D::Minus1)?.affine(1.0, EPS)?.sqrt()?.recip()?;
@@ -671,6 +687,11 @@ pub fn norms() -> Vec<Case> {
         })
         .naive(move |x| naive_rms(&x[0].add(&x[1])?, &x[2]))
         .terms(64),
+        // In quads, and one by one.
+        dropped_norm(&[6, 12], 0.3),
+        dropped_norm(&[37, 768], 0.1),
+        dropped_norm(&[5, 2, 63], 0.5),
+        dropped_norm(&[3, 8], 0.0),
         // One tensor is both x and the residual.
         Case::new("add_layer_norm onto itself", &[x, v, v], move |x| {
             both(x[0].add_layer_norm(&x[0], &x[1], Some(&x[2]), EPS)?)

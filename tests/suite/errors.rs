@@ -321,6 +321,9 @@ fn arguments_out_of_range() {
     r(&["clamp", "NaN"], &|d| z(&[2], d).clamp(f64::NAN, 1.0));
     for p in [-0.1, 1.0, 1.5, f64::NAN, f64::INFINITY] {
         r(&["dropout", "`p`"], &|d| z(&[2], d).dropout(p));
+        r(&["dropout_add_rms_norm", "`p`"], &|d| {
+            z(&[2, 4], d).dropout_add_rms_norm(p, &z(&[2, 4], d), &z(&[4], d), 1e-5).map(|(sum, _)| sum)
+        });
     }
     for eps in [-1e-5, f64::NAN] {
         r(&["layer_norm", "`eps`"], &|d| z(&[2, 3], d).layer_norm(&z(&[3], d), None, eps));

@@ -37,7 +37,7 @@ pub(crate) fn check_probability(op: &'static str, p: f64) -> Result<()> {
     Ok(())
 }
 
-struct Dropout(Drop);
+pub(crate) struct Dropout(pub Drop);
 
 impl Op for Dropout {
     fn name(&self) -> &'static str {

@@ -5,11 +5,11 @@ use crate::device::cuda::{Binding, CudaDevice, Grid, Kernel, cuda_source};
 #[cfg(all(test, feature = "cuda-sim"))]
 use crate::device::cuda::resources::Launched;
 use crate::op::Op;
-use crate::ops::launch::cuda::{REDUCE, ROWS, RowPlan, output, width};
+use crate::ops::launch::cuda::{PHILOX, REDUCE, ROWS, RowPlan, output, width};
 use crate::{DType, Result, Shape, Tensor};
 
 const PARTIALS: &str = cuda_source!("norm/partials.cuh");
-const FORWARD: &[&str] = &[REDUCE, ROWS, cuda_source!("norm/forward.cu")];
+const FORWARD: &[&str] = &[REDUCE, ROWS, PHILOX, cuda_source!("norm/forward.cu")];
 const BACKWARD: &[&str] = &[REDUCE, ROWS, PARTIALS, cuda_source!("norm/backward.cu")];
 const BACKWARD_WEIGHT: &[&str] = &[PARTIALS, cuda_source!("norm/backward_weight.cu")];
 
@@ -27,6 +27,10 @@ struct Forward {
     rows: u32,
     cols: u32,
     eps: f32,
+    threshold: u32,
+    seed: u64,
+    offset: u64,
+    scale: f32,
     pad: u32,
 }
 
@@ -57,11 +61,12 @@ fn shared(plan: &RowPlan, cols: usize) -> u32 {
     if plan.steps > 0 && plan.team < plan.block { 8 * cols as u32 } else { 0 }
 }
 
-fn forward_kernel(plan: &RowPlan, rms: bool, bias: bool, residual: bool, dtype: DType) -> Kernel {
+fn forward_kernel(plan: &RowPlan, rms: bool, bias: bool, residual: bool, dropout: bool, dtype: DType) -> Kernel {
     plan.specialise(Kernel::builtin("norm", FORWARD, "forward"))
         .with("RMS", rms)
         .with("HAS_BIAS", bias)
         .with("RESIDUAL", residual)
+        .with("DROPOUT", dropout)
         .with("T", dtype)
 }
 
@@ -94,7 +99,13 @@ pub(super) fn forward(device: &CudaDevice, op: &Norm, x: &[Tensor]) -> Result<Ve
     let bias = op.bias(x).map(Tensor::cuda).transpose()?;
     let inputs = [Some(&values), Some(&weight), residual.as_ref(), bias.as_ref()];
     let plan = RowPlan::of(cols, width(dtype, cols, inputs.into_iter().flatten()), kept(dtype, false));
-    let kernel = forward_kernel(&plan, op.kind == Kind::Rms, op.bias, op.residual, dtype);
+    if op.dropout.is_some() && plan.width == 1 {
+        let (op, x) = op.apart(x)?;
+        return forward(device, &op, &x);
+    }
+    let kernel = forward_kernel(&plan, op.kind == Kind::Rms, op.bias, op.residual, op.dropout.is_some(), dtype);
+    let (threshold, scale) = op.dropout.map_or((0, 1.0), |dropout| dropout.threshold_and_scale());
+    let (seed, offset) = op.dropout.map_or((0, 0), |dropout| (dropout.stream.seed, dropout.stream.offset));
     device.launch(
         &kernel,
         &[
@@ -106,7 +117,16 @@ pub(super) fn forward(device: &CudaDevice, op: &Norm, x: &[Tensor]) -> Result<Ve
             Binding::Write(&stats_buffer),
             Binding::write(sum.as_ref().map(|(_, buffer)| buffer)),
         ],
-        &Forward { rows: rows as u32, cols: cols as u32, eps: op.eps as f32, pad: 0 },
+        &Forward {
+            rows: rows as u32,
+            cols: cols as u32,
+            eps: op.eps as f32,
+            threshold,
+            seed,
+            offset,
+            scale: scale as f32,
+            pad: 0,
+        },
         // As many as a device holds at once: each then reads weight and bias once.
         plan.grid(rows, (2048 / plan.block) * device.multiprocessors() as usize),
     )?;
@@ -178,13 +198,18 @@ pub(crate) fn launched() -> Vec<Launched> {
         for backward in [false, true] {
             for (plan, cols) in RowPlan::all(dtype, kept(dtype, backward)) {
                 for (rms, rest) in [(false, true), (true, false)] {
-                    let (kernel, shared) = match backward {
-                        false => (forward_kernel(&plan, rms, rest, rest, dtype), 0),
-                        true => (backward_kernel(&plan, rms, rest, rest, dtype), shared(&plan, cols)),
+                    let kernels = match backward {
+                        false => [false, true].map(|dropout| {
+                            let fused = !dropout || plan.width > 1;
+                            fused.then(|| forward_kernel(&plan, rms, rest, rest || dropout, dropout, dtype))
+                        }),
+                        true => [Some(backward_kernel(&plan, rms, rest, rest, dtype)), None],
                     };
-                    let mut launched = Launched::plain(kernel, plan.block as u32, plan.width > 1);
-                    launched.grid.shared = shared;
-                    all.push(launched);
+                    for kernel in kernels.into_iter().flatten() {
+                        let mut launched = Launched::plain(kernel, plan.block as u32, plan.width > 1);
+                        launched.grid.shared = if backward { shared(&plan, cols) } else { 0 };
+                        all.push(launched);
+                    }
                 }
             }
         }

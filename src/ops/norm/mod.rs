@@ -1,4 +1,5 @@
-//! Layer norm and RMS norm over the last dimension, each also fused with the residual add before it.
+//! Layer norm and RMS norm over the last dimension, each also fused with the residual add before it, and with the dropout
+//! before that.
 
 mod cpu;
 #[cfg(feature = "cuda")]
@@ -15,6 +16,7 @@ use crate::device::cuda::CudaDevice;
 #[cfg(feature = "wgpu")]
 use crate::device::wgpu::WgpuDevice;
 use crate::op::{Op, Saves, apply, apply1};
+use crate::ops::dropout::{Drop, Dropout, check_probability};
 use crate::ops::with_real;
 use crate::{DType, Error, Result, Tensor};
 
@@ -26,6 +28,8 @@ struct Norm {
     eps: f64,
     residual: bool,
     bias: bool,
+    /// What x loses before the residual is added to it.
+    dropout: Option<Drop>,
 }
 
 impl Norm {
@@ -35,6 +39,15 @@ impl Norm {
 
     fn bias<'a>(&self, x: &'a [Tensor]) -> Option<&'a Tensor> {
         self.bias.then(|| &x[2 + usize::from(self.residual)])
+    }
+
+    /// The op without its dropout, and its inputs with x after it: for where there is no kernel that has it all.
+    fn apart(&self, x: &[Tensor]) -> Result<(Norm, Vec<Tensor>)> {
+        let mut x = x.to_vec();
+        if let Some(dropout) = self.dropout {
+            x[0] = apply1(Dropout(dropout), &[&x[0]])?;
+        }
+        Ok((Norm { dropout: None, ..*self }, x))
     }
 
     fn run<R: Real>(&self, x: &[Tensor]) -> Result<Vec<Tensor>> {
@@ -70,11 +83,13 @@ impl Norm {
 
 impl Op for Norm {
     fn name(&self) -> &'static str {
-        match (self.kind, self.residual) {
-            (Kind::Layer, false) => "layer_norm",
-            (Kind::Layer, true) => "add_layer_norm",
-            (Kind::Rms, false) => "rms_norm",
-            (Kind::Rms, true) => "add_rms_norm",
+        match (self.kind, self.residual, self.dropout) {
+            (Kind::Layer, false, _) => "layer_norm",
+            (Kind::Layer, true, None) => "add_layer_norm",
+            (Kind::Layer, true, Some(_)) => "dropout_add_layer_norm",
+            (Kind::Rms, false, _) => "rms_norm",
+            (Kind::Rms, true, None) => "add_rms_norm",
+            (Kind::Rms, true, Some(_)) => "dropout_add_rms_norm",
         }
     }
 
@@ -83,7 +98,8 @@ impl Op for Norm {
     }
 
     fn cpu(&self, x: &[Tensor]) -> Result<Vec<Tensor>> {
-        with_real!(x[0].dtype(), R => self.run::<R>(x))
+        let (op, x) = self.apart(x)?;
+        with_real!(x[0].dtype(), R => op.run::<R>(&x))
     }
 
     #[cfg(feature = "cuda")]
@@ -118,6 +134,9 @@ impl Op for Norm {
         if self.residual {
             // The sum's gradient is that of both its terms.
             grads.insert(2, grads[0].clone());
+        }
+        if let (Some(dropout), true) = (self.dropout, ctx.needs(0)) {
+            grads[0] = grads[0].as_ref().map(|dh| apply1(Dropout(dropout), &[dh])).transpose()?;
         }
         Ok(grads)
     }
@@ -203,8 +222,9 @@ fn norm(
     weight: &Tensor,
     bias: Option<&Tensor>,
     eps: f64,
+    p: f64,
 ) -> Result<Vec<Tensor>> {
-    let op = Norm { kind, eps, residual: residual.is_some(), bias: bias.is_some() };
+    let mut op = Norm { kind, eps, residual: residual.is_some(), bias: bias.is_some(), dropout: None };
     let mut inputs = vec![x, weight];
     inputs.extend(residual);
     inputs.extend(bias);
@@ -229,6 +249,9 @@ fn norm(
     if eps.is_nan() || eps < 0.0 {
         return Err(Error::argument(op.name(), "eps", format!("({eps}) must not be negative")));
     }
+    if p != 0.0 {
+        op.dropout = Some(Drop { p, stream: x.device().next_stream() });
+    }
     if op.outputs() == 1 { Ok(vec![apply1(op, &inputs)?]) } else { apply(op, &inputs) }
 }
 
@@ -246,13 +269,13 @@ impl Tensor {
     /// # Errors
     /// [`Error::Shape`] where sizes differ, [`Error::DType`] unless all are floats of one dtype.
     pub fn layer_norm(&self, weight: &Tensor, bias: Option<&Tensor>, eps: f64) -> Result<Tensor> {
-        Ok(norm(Kind::Layer, self, None, weight, bias, eps)?.swap_remove(0))
+        Ok(norm(Kind::Layer, self, None, weight, bias, eps, 0.0)?.swap_remove(0))
     }
 
     /// RMS norm over the last dimension (Zhang and Sennrich, 2019):
     /// `x / sqrt(mean(x^2) + eps) * weight`, x `[.., C]`, weight `[C]`. Errors as [`Tensor::layer_norm`].
     pub fn rms_norm(&self, weight: &Tensor, eps: f64) -> Result<Tensor> {
-        Ok(norm(Kind::Rms, self, None, weight, None, eps)?.swap_remove(0))
+        Ok(norm(Kind::Rms, self, None, weight, None, eps, 0.0)?.swap_remove(0))
     }
 
     /// `sum = self + residual` and its [`Tensor::layer_norm`] in one kernel; returns `(sum, normed)`.
@@ -263,11 +286,41 @@ impl Tensor {
         bias: Option<&Tensor>,
         eps: f64,
     ) -> Result<(Tensor, Tensor)> {
-        norm(Kind::Layer, self, Some(residual), weight, bias, eps).map(pair)
+        norm(Kind::Layer, self, Some(residual), weight, bias, eps, 0.0).map(pair)
     }
 
     /// `sum = self + residual` and its [`Tensor::rms_norm`] in one kernel; returns `(sum, normed)`.
     pub fn add_rms_norm(&self, residual: &Tensor, weight: &Tensor, eps: f64) -> Result<(Tensor, Tensor)> {
-        norm(Kind::Rms, self, Some(residual), weight, None, eps).map(pair)
+        norm(Kind::Rms, self, Some(residual), weight, None, eps, 0.0).map(pair)
+    }
+
+    /// [`Tensor::add_layer_norm`] of what [`Tensor::dropout`] with probability `p` leaves of `self`: the end of a
+    /// transformer's branch, in one kernel. It draws the random bits that the dropout alone would.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] unless `0 <= p < 1`, and those of [`Tensor::layer_norm`].
+    pub fn dropout_add_layer_norm(
+        &self,
+        p: f64,
+        residual: &Tensor,
+        weight: &Tensor,
+        bias: Option<&Tensor>,
+        eps: f64,
+    ) -> Result<(Tensor, Tensor)> {
+        check_probability("dropout_add_layer_norm", p)?;
+        norm(Kind::Layer, self, Some(residual), weight, bias, eps, p).map(pair)
+    }
+
+    /// [`Tensor::add_rms_norm`] of what [`Tensor::dropout`] with probability `p` leaves of `self`, as
+    /// [`Tensor::dropout_add_layer_norm`].
+    pub fn dropout_add_rms_norm(
+        &self,
+        p: f64,
+        residual: &Tensor,
+        weight: &Tensor,
+        eps: f64,
+    ) -> Result<(Tensor, Tensor)> {
+        check_probability("dropout_add_rms_norm", p)?;
+        norm(Kind::Rms, self, Some(residual), weight, None, eps, p).map(pair)
     }
 }

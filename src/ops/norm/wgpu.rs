@@ -7,7 +7,7 @@ use crate::device::wgpu::{Binding, Class, Kernel, WgpuDevice, fold_groups};
 use crate::op::Op;
 #[cfg(test)]
 use crate::ops::launch::wgpu::{FLOATS, all_held};
-use crate::ops::launch::wgpu::{HELD, Width, block, by_width, held, of_width, output, reduction};
+use crate::ops::launch::wgpu::{HELD, PHILOX, Width, block, by_width, held, of_width, output, reduction};
 use crate::ops::launch::windows;
 use crate::{DType, Result, Shape, Tensor};
 
@@ -25,7 +25,12 @@ struct Forward {
     rows: u32,
     cols: u32,
     eps: f32,
-    pad: u32,
+    threshold: u32,
+    seed: u64,
+    offset: u64,
+    scale: f32,
+    first: u32,
+    pad: [u32; 2],
 }
 
 #[repr(C)]
@@ -51,13 +56,33 @@ impl Pace {
     }
 }
 
-fn forward_kernel(class: Class, pace: Pace, rms: bool, bias: bool, residual: bool, dtype: DType) -> Kernel {
-    Kernel::builtin("norm", reduction!(class, pace.width, [HELD, FORWARD]), "forward")
+/// What comes before the sums of a row.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Before {
+    Nothing,
+    Residual,
+    /// And dropout before that.
+    Dropout,
+}
+
+impl Before {
+    fn of(op: &Norm) -> Self {
+        match (op.residual, op.dropout) {
+            (false, _) => Before::Nothing,
+            (true, None) => Before::Residual,
+            (true, Some(_)) => Before::Dropout,
+        }
+    }
+}
+
+fn forward_kernel(class: Class, pace: Pace, rms: bool, bias: bool, before: Before, dtype: DType) -> Kernel {
+    Kernel::builtin("norm", reduction!(class, pace.width, [HELD, PHILOX, FORWARD]), "forward")
         .with("BLOCK", block(class, BLOCK))
         .with("HELD", pace.held)
         .with("RMS", rms)
         .with("HAS_BIAS", bias)
-        .with("RESIDUAL", residual)
+        .with("RESIDUAL", before != Before::Nothing)
+        .with("DROPOUT", before == Before::Dropout)
         .with_all(of_width(pace.width, dtype, dtype))
 }
 
@@ -79,6 +104,10 @@ fn weight_kernel(entry: &'static str, width: Width, bias: bool, dtype: DType, ou
 }
 
 pub(super) fn forward(device: &WgpuDevice, op: &Norm, x: &[Tensor]) -> Result<Vec<Tensor>> {
+    if op.dropout.is_some() && Width::of([x[1].elements()]) != Width::Four {
+        let (op, x) = op.apart(x)?;
+        return forward(device, &op, &x);
+    }
     let (shape, dtype, rows, cols) = (x[0].shape(), x[0].dtype(), rows(&x[0]), x[1].elements());
     let y = output("norm", device, shape, dtype)?;
     let stats = output("norm", device, &Shape::from((rows, 2)), DType::F32)?;
@@ -88,7 +117,10 @@ pub(super) fn forward(device: &WgpuDevice, op: &Norm, x: &[Tensor]) -> Result<Ve
     let weight = x[1].wgpu()?;
     let bias = op.bias(x).map(Tensor::wgpu).transpose()?;
     let pace = Pace::new(device.class(), cols);
-    let kernel = forward_kernel(device.class(), pace, op.kind == Kind::Rms, op.bias, op.residual, dtype);
+    let kernel = forward_kernel(device.class(), pace, op.kind == Kind::Rms, op.bias, Before::of(op), dtype);
+    let (threshold, scale) = op.dropout.map_or((0, 1.0), |dropout| dropout.threshold_and_scale());
+    let (seed, offset) = op.dropout.map_or((0, 0), |dropout| (dropout.stream.seed, dropout.stream.offset));
+    let mut first = 0;
     let parts = [
         windows::view(&x[0]),
         windows::view(op.residual(x).unwrap_or(&x[0])),
@@ -100,6 +132,19 @@ pub(super) fn forward(device: &WgpuDevice, op: &Norm, x: &[Tensor]) -> Result<Ve
         let rows = stats.dims()[0];
         let values = x.wgpu()?;
         let residual = if op.residual { residual.wgpu()? } else { values.clone() };
+        let items = pace.width.items(cols);
+        let params = Forward {
+            rows: rows as u32,
+            cols: items as u32,
+            eps: op.eps as f32,
+            threshold,
+            seed,
+            offset,
+            scale: scale as f32,
+            first: first as u32,
+            pad: [0; 2],
+        };
+        first += rows * items;
         device.run(
             &kernel,
             &[
@@ -111,7 +156,7 @@ pub(super) fn forward(device: &WgpuDevice, op: &Norm, x: &[Tensor]) -> Result<Ve
                 Binding::Write(&stats.wgpu()?),
                 Binding::Write(&sum.wgpu()?),
             ],
-            &Forward { rows: rows as u32, cols: pace.width.items(cols) as u32, eps: op.eps as f32, pad: 0 },
+            &params,
             fold_groups(rows),
         )
     })?;
@@ -188,7 +233,11 @@ pub(crate) fn launched(class: Class) -> Vec<Launched> {
         for width in Width::ALL {
             for pace in all_held(class).into_iter().map(|held| Pace { width, held }) {
                 for (rms, second) in both.into_iter().flat_map(|rms| both.map(|second| (rms, second))) {
-                    all.extend(both.map(|residual| forward_kernel(class, pace, rms, second, residual, dtype)));
+                    for before in [Before::Nothing, Before::Residual, Before::Dropout] {
+                        if before != Before::Dropout || width == Width::Four {
+                            all.push(forward_kernel(class, pace, rms, second, before, dtype));
+                        }
+                    }
                     all.push(backward_kernel(class, pace, rms, second, dtype));
                 }
             }
