@@ -51,18 +51,15 @@ def run_peer(command, limit):
     return times
 
 
-def run_ours(device, filters):
+def run_ours(device, cases):
     """Our medians in milliseconds, from what criterion leaves behind."""
     target = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
     environment = dict(os.environ, TILEWRIGHT_DEVICE=device)
-    command = ["cargo", "bench", "--bench", "suite", "--", "--noplot", *filters]
+    pattern = "|".join(f"^{case}$" for case in cases)
+    command = ["cargo", "bench", "--bench", "suite", "--", "--noplot", pattern]
     subprocess.run(command, cwd=ROOT, env=environment, check=True, stdout=sys.stderr)
-    times = {}
-    for case in CASES:
-        file = target / "criterion" / case / "new" / "estimates.json"
-        if file.exists() and (not filters or any(f in case for f in filters)):
-            times[case] = json.loads(file.read_text())["median"]["point_estimate"] / 1e6
-    return times
+    estimates = {case: target / "criterion" / case / "new" / "estimates.json" for case in cases}
+    return {case: json.loads(file.read_text())["median"]["point_estimate"] / 1e6 for case, file in estimates.items()}
 
 
 def main():
@@ -77,7 +74,8 @@ def main():
     for peer in arguments.peer:
         name, _, command = peer.partition("=")
         peers[name] = run_peer(command, arguments.limit)
-    ours = run_ours(arguments.device, arguments.filters)
+    cases = [case for case in CASES if not arguments.filters or any(part in case for part in arguments.filters)]
+    ours = run_ours(arguments.device, cases)
 
     print("| case | tilewright, ms |" + "".join(f" {name}, ms | ratio |" for name in peers))
     print("|---|---|" + "---|---|" * len(peers))
