@@ -1,9 +1,10 @@
-//! From a trained model to another: all of its parameters go on learning, or low-rank adapters beside frozen ones (LoRA, Hu et
-//! al., "LoRA: Low-Rank Adaptation of Large Language Models", 2021).
+//! From a trained model to another: all of its parameters go on learning, or low-rank adapters beside frozen ones
+//! (LoRA, Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models", 2021).
 //!
-//! A layer `y = W x + b` with an adapter computes `W x + b + (alpha / rank) B A x`, A `[rank, in]`, B `[out, rank]`. B starts as
-//! zeros: the model starts as the one it was made from. A checkpoint of such a run holds A and B alone, and in its config the path of
-//! the model that they belong to; whoever only computes with it adds the product to W first.
+//! A layer `y = W x + b` with an adapter computes `W x + b + (alpha / rank) B A x`, A `[rank, in]`, B `[out, rank]`.
+//! B starts as zeros: the model starts as the one it was made from. A checkpoint of such a run holds A and B alone,
+//! and in its config the path of the model that they belong to; whoever only computes with it adds the product to W
+//! first.
 
 use std::path::Path;
 
@@ -65,8 +66,8 @@ pub fn is_adapter(name: &str) -> bool {
     name.ends_with(".lora_a") || name.ends_with(".lora_b")
 }
 
-/// Makes `config` one of a run that starts from the model that it names, if it names one: the sizes become that model's. Returns
-/// the tokenizer that the data must have.
+/// Makes `config` one of a run that starts from the model that it names, if it names one: the sizes become that
+/// model's. Returns the tokenizer that the data must have.
 ///
 /// # Errors
 /// A checkpoint that cannot be read; a flag that asks for other sizes, but for a shorter context.
@@ -295,7 +296,11 @@ mod tests {
         let saved = Checkpoint::load(&checkpoint).unwrap();
         assert_eq!(saved.tensors.len(), 16);
         assert!(saved.tensors.keys().all(|name| is_adapter(name)));
-        assert!(saved.header.val_loss < 0.1, "{}", saved.header.val_loss);
+        // Frozen random embeddings bound how sure the model can be.
+        let log = fs::read_to_string(out.join("log.jsonl")).unwrap();
+        let first: serde_json::Value = serde_json::from_str(log.lines().next().unwrap()).unwrap();
+        let (before, after) = (first["loss"].as_f64().unwrap(), saved.header.val_loss);
+        assert!(before > 3.0 && after < 1.2, "from {before} to {after}");
         let mut text = Vec::new();
         let sampling = Sampling {
             temperature: 0.0,

@@ -18,10 +18,11 @@ use crate::tokenizer::{Decoder, Tokenizer};
 
 /// Continue prompts with the model of a checkpoint
 ///
-/// The text goes to standard output as it is chosen; how fast that was, to standard error. Several prompts are continued
-/// together, and their texts printed one after the other with a line of --- between them; each is what it would be alone.
-/// Keys and values of what has been read are kept (--no-cache computes them anew for every token, for the same text). A text that
-/// outgrows the model's context goes on without its beginning: half a context is dropped, and the rest computed anew.
+/// The text goes to standard output as it is chosen; how fast that was, to standard error. Several prompts are
+/// continued together, and their texts printed one after the other with a line of --- between them; each is what it
+/// would be alone. Keys and values of what has been read are kept (--no-cache computes them anew for every token, for
+/// the same text). A text that outgrows the model's context goes on without its beginning: half a context is dropped,
+/// and the rest computed anew.
 ///
 /// Examples:
 ///   gpt generate --prompt "fn main() {" --max-new-tokens 200
@@ -105,8 +106,8 @@ fn start(tokenizer: &Tokenizer, prompt: &str) -> Result<Vec<u32>, AppError> {
     Ok(if ids.is_empty() { vec![tokenizer.start()] } else { ids })
 }
 
-/// Where the context of the next token begins, of `len` tokens under a model of so many: at the first, or, so that a cache
-/// is of use, half a context further on than the last time.
+/// Where the context of the next token begins, of `len` tokens under a model of so many: at the first, or, so that a
+/// cache is of use, half a context further on than the last time.
 fn context_start(len: usize, block_size: usize) -> usize {
     let step = (block_size / 2).max(1);
     len.saturating_sub(block_size).div_ceil(step) * step

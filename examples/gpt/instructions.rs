@@ -35,8 +35,8 @@ enum Role {
 type Piece = (String, bool);
 
 impl Line {
-    /// A prompt and its response stand as they are written. A conversation becomes `User: ...` and `Assistant: ...` with a line's
-    /// end after each message. What is learned is followed by the token between documents.
+    /// A prompt and its response stand as they are written. A conversation becomes `User: ...` and `Assistant: ...`
+    /// with a line's end after each message. What is learned is followed by the token between documents.
     fn pieces(self) -> Vec<Piece> {
         match self {
             Line::Response { prompt, response } => vec![(prompt, false), (response, true)],
@@ -89,8 +89,8 @@ impl Example {
         self.learned.resize(self.ids.len(), learned);
     }
 
-    /// Inputs and targets of `block_size` each. Of a longer example the end is taken, which the answer is in; a shorter one is
-    /// filled up with what has no target.
+    /// Inputs and targets of `block_size` each. Of a longer example the end is taken, which the answer is in; a
+    /// shorter one is filled up with what has no target.
     pub fn block(&self, block_size: usize) -> (Vec<u32>, Vec<u32>) {
         let start = (self.ids.len() - 1).saturating_sub(block_size);
         let mut inputs = self.ids[start..self.ids.len() - 1].to_vec();

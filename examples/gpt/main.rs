@@ -61,9 +61,10 @@ enum Command {
     Tokenizer(tokenizer::TokenizerCommand),
     /// Train a model (what happens without a subcommand)
     ///
-    /// --out gets the checkpoint of the lowest validation loss, the log, a plot of the loss and a sample. A run starts from random
-    /// values, or with --init-from from a checkpoint, whose sizes and tokenizer it takes; --lora-rank then trains adapters
-    /// beside its parameters, which are all that is saved. Config keys come from --config, and flags go over them.
+    /// --out gets the checkpoint of the lowest validation loss, the log, a plot of the loss and a sample. A run
+    /// starts from random values, or with --init-from from a checkpoint, whose sizes and tokenizer it takes;
+    /// --lora-rank then trains adapters beside its parameters, which are all that is saved. Config keys come from
+    /// --config, and flags go over them.
     ///
     /// Examples:
     ///   gpt train --config shakespeare-char-cpu --data input.txt
@@ -180,8 +181,8 @@ pub mod tests {
         ALONE.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The processor, a software adapter through wgpu, and the simulator of CUDA's GPUs. Says on stderr what is there and
-    /// what is not; one that `TILEWRIGHT_REQUIRE` names (`wgpu`, `cuda-sim`, separated by commas) must be.
+    /// The processor, a software adapter through wgpu, and the simulator of CUDA's GPUs. Says on stderr what is there
+    /// and what is not; one that `TILEWRIGHT_REQUIRE` names (`wgpu`, `cuda-sim`, separated by commas) must be.
     pub fn devices() -> &'static [Device] {
         static DEVICES: LazyLock<Vec<Device>> = LazyLock::new(|| {
             let required = std::env::var("TILEWRIGHT_REQUIRE").unwrap_or_default();

@@ -19,8 +19,8 @@ pub struct Sampling {
     /// Choose among the likeliest tokens whose probabilities make P together (nucleus sampling; 1 is all of them)
     #[arg(long, value_name = "P", default_value_t = 1.0)]
     pub top_p: f32,
-    /// Makes tokens that occur already less likely: positive logits are divided by it, negative ones multiplied (Keskar et
-    /// al. 2019); 1 is none
+    /// Makes tokens that occur already less likely: positive logits are divided by it, negative ones multiplied
+    /// (Keskar et al. 2019); 1 is none
     #[arg(long, value_name = "X", default_value_t = 1.0)]
     pub repetition_penalty: f32,
     /// End the text before this, such as '\n\n' or '<|endoftext|>'; \n is a line's end. May be given several times

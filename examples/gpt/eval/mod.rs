@@ -16,15 +16,17 @@ use loss::Windows;
 
 /// Measure a model: its loss on data, or its answers to multiple-choice questions
 ///
-/// --data is text (a file or a folder, in which every file is a document) or token shards of the model's tokenizer. All of it
-/// is read in windows of the model's context, each token scored once, and the loss printed in nats per token, as perplexity and as
-/// bits per byte of text. --stride N moves on by N tokens a window, of which only those are scored that are new: N below the
-/// context's length gives every token at least a context's length less N tokens before it, for more time.
+/// --data is text (a file or a folder, in which every file is a document) or token shards of the model's tokenizer.
+/// All of it is read in windows of the model's context, each token scored once, and the loss printed in nats per
+/// token, as perplexity and as bits per byte of text. --stride N moves on by N tokens a window, of which only those
+/// are scored that are new: N below the context's length gives every token at least a context's length less N tokens
+/// before it, for more time.
 ///
 /// --choices is a file of questions in HellaSwag's format, a JSON object in each line:
 ///   {"ctx": "A man sits down. He", "endings": ["eats.", "flies.", "is blue.", "rains."], "label": 0}
-/// The model's answer is the ending, after a space, with the highest log-likelihood: by its sum, and by its mean over the
-/// ending's tokens (as in llm.c). --shots K puts the first K questions of --shots-from before each, with their right endings.
+/// The model's answer is the ending, after a space, with the highest log-likelihood: by its sum, and by its mean over
+/// the ending's tokens (as in llm.c). --shots K puts the first K questions of --shots-from before each, with their
+/// right endings.
 ///
 /// Examples:
 ///   gpt eval --checkpoint runs/gpt2/checkpoint.safetensors --data input.txt --stride 512

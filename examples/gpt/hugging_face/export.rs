@@ -19,8 +19,9 @@ use crate::tokenizer::{self, Tokenizer};
 
 /// Write a checkpoint as a folder that Hugging Face's transformers loads
 ///
-/// The folder gets config.json and generation_config.json (a GPT2LMHeadModel), model.safetensors (float32), tokenizer.json and
-/// tokenizer_config.json. A model without biases is given biases of zero, since GPT-2 has them. In Python:
+/// The folder gets config.json and generation_config.json (a GPT2LMHeadModel), model.safetensors (float32),
+/// tokenizer.json and tokenizer_config.json. A model without biases is given biases of zero, since GPT-2 has them;
+/// adapters of LoRA are merged with the model that they were trained beside. In Python:
 ///   AutoModelForCausalLM.from_pretrained("DIR"), AutoTokenizer.from_pretrained("DIR")
 ///
 /// Example:

@@ -20,10 +20,11 @@ use crate::tokenizer::{self, Tokenizer};
 
 /// Make a checkpoint of a GPT-2 of Hugging Face's
 ///
-/// MODEL is a folder with config.json and model.safetensors (or model.safetensors.index.json and the files that it names), as
-/// transformers' save_pretrained leaves it, of any of GPT-2's sizes. If this program was built with `--features hub` it may
-/// also be the id of a model on the Hugging Face hub, which is fetched once and kept in the hub's cache (HF_HOME).
-/// The tokenizer is the folder's tokenizer.json, or its vocab.json and merges.txt, or, with a vocabulary of 50257, GPT-2's.
+/// MODEL is a folder with config.json and model.safetensors (or model.safetensors.index.json and the files that it
+/// names), as transformers' save_pretrained leaves it, of any of GPT-2's sizes. If this program was built with
+/// `--features hub` it may also be the id of a model on the Hugging Face hub, which is fetched once and kept in the
+/// hub's cache (HF_HOME). The tokenizer is the folder's tokenizer.json, or its vocab.json and merges.txt, or, with a
+/// vocabulary of 50257, GPT-2's.
 ///
 /// Examples:
 ///   gpt import ./my-gpt2 --out runs/gpt2/checkpoint.safetensors
@@ -94,8 +95,8 @@ fn folder(model: &str) -> Result<PathBuf, AppError> {
 /// The checkpoint of a folder's model, with the folder's tokenizer or the one that is named.
 ///
 /// # Errors
-/// Files that are absent or damaged, a config that this program's model cannot follow, tensors that are missing, of another
-/// shape or dtype, or without a place in the model: each with the file and the name.
+/// Files that are absent or damaged, a config that this program's model cannot follow, tensors that are missing, of
+/// another shape or dtype, or without a place in the model: each with the file and the name.
 pub fn read(folder: &Path, tokenizer: Option<&str>) -> Result<Checkpoint, AppError> {
     let path = folder.join(CONFIG);
     let config = Gpt2Config::read(&path)?.to_config(&path)?;
