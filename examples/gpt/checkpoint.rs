@@ -71,11 +71,14 @@ impl Checkpoint {
     }
 }
 
+/// What a safetensors file says beside its tensors.
+type Metadata = HashMap<String, String>;
+
 /// Writes a safetensors file of f32, or leaves the one that is there as it was.
 pub fn write_tensors(
     path: &Path,
     tensors: &BTreeMap<String, Values>,
-    metadata: Option<HashMap<String, String>>,
+    metadata: Option<Metadata>,
 ) -> Result<(), AppError> {
     let bytes: Vec<(&str, Vec<u8>)> = tensors
         .iter()
@@ -92,7 +95,7 @@ pub fn write_tensors(
 }
 
 /// The metadata and the tensors, all of f32, of a safetensors file.
-pub fn read_tensors(path: &Path) -> Result<(HashMap<String, String>, BTreeMap<String, Values>), AppError> {
+pub fn read_tensors(path: &Path) -> Result<(Metadata, BTreeMap<String, Values>), AppError> {
     let bytes = fs::read(path).map_err(AppError::io("read", path))?;
     let damaged = |e| AppError::contents(path, format!("not a readable safetensors file: {e}"));
     let (_, metadata) = SafeTensors::read_metadata(&bytes).map_err(damaged)?;

@@ -65,12 +65,14 @@ fn bytes(bytes: u64) -> String {
 }
 
 fn devices() -> String {
-    let mut sections = vec![cpu()];
-    #[cfg(feature = "wgpu")]
-    sections.extend(wgpu());
-    #[cfg(feature = "cuda")]
-    sections.extend(cuda());
-    let mut text: String = sections.into_iter().map(|section| section.0 + "\n").collect();
+    let sections = [
+        vec![cpu()],
+        #[cfg(feature = "wgpu")]
+        wgpu(),
+        #[cfg(feature = "cuda")]
+        cuda(),
+    ];
+    let mut text: String = sections.into_iter().flatten().map(|section| section.0 + "\n").collect();
     let _ = writeln!(text, "auto is {}", Device::best());
     text
 }

@@ -211,7 +211,7 @@ impl Gpt {
         config: &Config,
         ids: usize,
         device: &Device,
-        values: &mut dyn FnMut(&str, &[usize]) -> Result<Vec<f32>, AppError>,
+        mut values: impl FnMut(&str, &[usize]) -> Result<Vec<f32>, AppError>,
     ) -> Result<Gpt, AppError> {
         Gpt::build(config, ids, &mut |name, shape, _| {
             Ok(Tensor::from_vec(values(name, shape)?, shape, device)?)

@@ -114,7 +114,7 @@ pub fn read(folder: &Path, tokenizer: Option<&str>) -> Result<Checkpoint, AppErr
     }
     let files = Files::open(folder)?;
     let mut tensors = files.tensors()?;
-    let model = Gpt::from_values(&config, tokenizer.len(), &Device::Cpu, &mut |name, shape| {
+    let model = Gpt::from_values(&config, tokenizer.len(), &Device::Cpu, |name, shape| {
         let Some((path, tensor)) = tensors.remove(name) else {
             return Err(AppError::contents(folder, format!("tensor {name} is missing")));
         };

@@ -270,7 +270,8 @@ fn what_cannot_be_imported_is_named() {
         assert!(error.contains(words), "{key}: {error}");
     }
 
-    let with_tensors = |change: &dyn Fn(&mut BTreeMap<String, (Dtype, Vec<usize>, Vec<u8>)>)| {
+    type Tensors = BTreeMap<String, (Dtype, Vec<usize>, Vec<u8>)>;
+    let with_tensors = |change: &dyn Fn(&mut Tensors)| {
         copy(&folder);
         let mut changed = tensors(&fixture());
         change(&mut changed);
