@@ -8,13 +8,18 @@
 
 @group(0) @binding(1) var<storage, read> a: array<vec4<T>>;
 
-// A[m, k .. k + 3], or with A_ALONG_M A[m .. m + 3, k]. Zero beyond K; beyond M it repeats others.
-fn a_quad(start: u32, m: u32, k: u32) -> vec4<f32> {
-    var i = start;
+// Where row m begins, or with A_ALONG_M the rows m .. m + 3. What does not change along K is worked out once.
+fn a_line(start: u32, m: u32) -> vec4<u32> {
     if (A_ALONG_M) {
-        i += min(m, p.M - 4u) + min(k, p.K - 1u) * p.a.y;
-    } else {
-        i += min(m, p.M - 1u) * p.a.x + min(k, p.K - 4u);
+        return vec4(start + min(m, p.M - 4u));
     }
-    return select(vec4(0.0), vec4<f32>(a[i / 4u]), k < p.K);
+    return vec4(start + min(m, p.M - 1u) * p.a.x);
+}
+
+// A[m, k .. k + 3], or with A_ALONG_M A[m .. m + 3, k]. Beyond M and K it repeats others.
+fn a_quad(line: vec4<u32>, k: u32) -> vec4<T> {
+    if (A_ALONG_M) {
+        return a[(line.x + min(k, p.K - 1u) * p.a.y) / 4u];
+    }
+    return a[(line.x + min(k, p.K - 4u)) / 4u];
 }

@@ -5,25 +5,17 @@
 
 @group(0) @binding(1) var<storage, read> a: array<T>;
 
-fn a_element(start: u32, m: u32, k: u32) -> f32 {
-    let v = f32(a[start + min(m, p.M - 1u) * p.a.x + min(k, p.K - 1u) * p.a.y]);
-    return select(0.0, v, k < p.K);
+// Where the rows m .. m + 3 begin. What does not change along K is worked out once.
+fn a_line(start: u32, m: u32) -> vec4<u32> {
+    return start + min(m + vec4(0u, 1u, 2u, 3u), vec4(p.M - 1u)) * p.a.x;
 }
 
-// A[m, k .. k + 3], or with A_ALONG_M A[m .. m + 3, k]. Zero beyond K; beyond M it repeats the last.
-fn a_quad(start: u32, m: u32, k: u32) -> vec4<f32> {
+// A[m, k .. k + 3], or with A_ALONG_M A[m .. m + 3, k]. Beyond M and K it repeats the last.
+fn a_quad(line: vec4<u32>, k: u32) -> vec4<T> {
     if (A_ALONG_M) {
-        return vec4(
-            a_element(start, m, k),
-            a_element(start, m + 1u, k),
-            a_element(start, m + 2u, k),
-            a_element(start, m + 3u, k),
-        );
+        let at = line + min(k, p.K - 1u) * p.a.y;
+        return vec4(a[at.x], a[at.y], a[at.z], a[at.w]);
     }
-    return vec4(
-        a_element(start, m, k),
-        a_element(start, m, k + 1u),
-        a_element(start, m, k + 2u),
-        a_element(start, m, k + 3u),
-    );
+    let at = line.x + min(k + vec4(0u, 1u, 2u, 3u), vec4(p.K - 1u)) * p.a.y;
+    return vec4(a[at.x], a[at.y], a[at.z], a[at.w]);
 }

@@ -8,13 +8,18 @@
 
 @group(0) @binding(2) var<storage, read> b: array<vec4<T>>;
 
-// B[k .. k + 3, n], or with B_ALONG_N B[k, n .. n + 3]. Zero beyond K; beyond N it repeats others.
-fn b_quad(start: u32, n: u32, k: u32) -> vec4<f32> {
-    var i = start;
+// Where column n begins, or with B_ALONG_N the columns n .. n + 3. What does not change along K is worked out once.
+fn b_line(start: u32, n: u32) -> vec4<u32> {
     if (B_ALONG_N) {
-        i += min(n, p.N - 4u) + min(k, p.K - 1u) * p.b.x;
-    } else {
-        i += min(n, p.N - 1u) * p.b.y + min(k, p.K - 4u);
+        return vec4(start + min(n, p.N - 4u));
     }
-    return select(vec4(0.0), vec4<f32>(b[i / 4u]), k < p.K);
+    return vec4(start + min(n, p.N - 1u) * p.b.y);
+}
+
+// B[k .. k + 3, n], or with B_ALONG_N B[k, n .. n + 3]. Beyond N and K it repeats others.
+fn b_quad(line: vec4<u32>, k: u32) -> vec4<T> {
+    if (B_ALONG_N) {
+        return b[(line.x + min(k, p.K - 1u) * p.b.x) / 4u];
+    }
+    return b[(line.x + min(k, p.K - 4u)) / 4u];
 }

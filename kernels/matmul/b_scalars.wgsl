@@ -5,25 +5,17 @@
 
 @group(0) @binding(2) var<storage, read> b: array<T>;
 
-fn b_element(start: u32, n: u32, k: u32) -> f32 {
-    let v = f32(b[start + min(n, p.N - 1u) * p.b.y + min(k, p.K - 1u) * p.b.x]);
-    return select(0.0, v, k < p.K);
+// Where the columns n .. n + 3 begin. What does not change along K is worked out once.
+fn b_line(start: u32, n: u32) -> vec4<u32> {
+    return start + min(n + vec4(0u, 1u, 2u, 3u), vec4(p.N - 1u)) * p.b.y;
 }
 
-// B[k .. k + 3, n], or with B_ALONG_N B[k, n .. n + 3]. Zero beyond K; beyond N it repeats the last.
-fn b_quad(start: u32, n: u32, k: u32) -> vec4<f32> {
+// B[k .. k + 3, n], or with B_ALONG_N B[k, n .. n + 3]. Beyond N and K it repeats the last.
+fn b_quad(line: vec4<u32>, k: u32) -> vec4<T> {
     if (B_ALONG_N) {
-        return vec4(
-            b_element(start, n, k),
-            b_element(start, n + 1u, k),
-            b_element(start, n + 2u, k),
-            b_element(start, n + 3u, k),
-        );
+        let at = line + min(k, p.K - 1u) * p.b.x;
+        return vec4(b[at.x], b[at.y], b[at.z], b[at.w]);
     }
-    return vec4(
-        b_element(start, n, k),
-        b_element(start, n, k + 1u),
-        b_element(start, n, k + 2u),
-        b_element(start, n, k + 3u),
-    );
+    let at = line.x + min(k + vec4(0u, 1u, 2u, 3u), vec4(p.K - 1u)) * p.b.x;
+    return vec4(b[at.x], b[at.y], b[at.z], b[at.w]);
 }

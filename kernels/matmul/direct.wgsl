@@ -33,10 +33,11 @@ fn direct(
     let a_start = p.a_offset + (batch / p.inner) * p.a.z + (batch % p.inner) * p.a.w;
     let b_start = p.b_offset + (batch / p.inner) * p.b.z + (batch % p.inner) * p.b.w;
 
+    let columns = b_lines(b_start, n);
     let lane = lane_index();
     var sums: array<vec4<f32>, ROWS>;
     for (var k = 0u; k < p.K; k += 4u) {
-        let b4 = b_block(b_start, n, k);
+        let b4 = in_f32(within(b_block(columns, k), k));
         var parts: array<vec4<f32>, ROWS / LANES>;
         for (var i = 0u; i < ROWS / LANES; i++) {
             parts[i] = a_part(a_start, m0 + i * LANES, k, lane);

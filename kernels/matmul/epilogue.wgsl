@@ -35,7 +35,7 @@ struct Params {
     residual_offset: u32,
     pre_offset: u32,
     d_stride: u32,  // along M, of residual, pre and d
-    pad: u32,
+    share: u32,     // the part of K of one workgroup: all of it, or else splits.wgsl adds the shares up
 }
 
 @group(0) @binding(0) var<uniform> p: Params;

@@ -12,5 +12,5 @@ fn a_part(start: u32, m: u32, k: u32, lane: u32) -> vec4<f32> {
 
 // Column j is A[m + 4 i + j, k .. k + 3].
 fn a_rows(part: vec4<f32>, i: u32, start: u32, m: u32, k: u32) -> mat4x4<f32> {
-    return transpose(a_block(start, m + i * 4u, k));
+    return transpose(in_f32(within(a_block(a_lines(start, m + i * 4u), k), k)));
 }

@@ -14,9 +14,11 @@ fn lane_index() -> u32 {
 fn a_part(start: u32, m: u32, k: u32, lane: u32) -> vec4<f32> {
     let l = lane % LANES;
     if (A_ALONG_M) {
-        return a_quad(start, m + (l / 4u) * 4u, k + l % 4u);
+        let quad = a_quad(a_line(start, m + (l / 4u) * 4u), k + l % 4u);
+        return select(vec4(0.0), vec4<f32>(quad), k + l % 4u < p.K);
     }
-    return a_quad(start, m + l, k);
+    let quad = a_quad(a_line(start, m + l), k);
+    return select(vec4(0.0), vec4<f32>(quad), k + vec4(0u, 1u, 2u, 3u) < vec4(p.K));
 }
 
 // Column j is A[m + 4 i + j, k .. k + 3].

@@ -73,7 +73,7 @@ impl Case {
         Case { scale, ..self }
     }
 
-    fn naive(self, f: impl Fn(&[Tensor]) -> Result<Tensor> + Send + Sync + 'static) -> Case {
+    pub fn naive(self, f: impl Fn(&[Tensor]) -> Result<Tensor> + Send + Sync + 'static) -> Case {
         Case { naive: Some(Arc::new(f)), ..self }
     }
 

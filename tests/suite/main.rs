@@ -20,5 +20,6 @@ mod mixed;
 mod optim;
 mod parity;
 mod random;
+mod tiles;
 mod values;
 mod windows;

@@ -169,6 +169,22 @@ pub(super) fn adapters() -> Vec<AdapterDescription> {
     adapters.iter().enumerate().map(|(i, adapter)| AdapterDescription::new(i, &adapter.get_info())).collect()
 }
 
+/// Whether kernels could use the adapter's cooperative matrices: of f16 with sums of f32, in subgroups of one size.
+/// `TILEWRIGHT_COOPERATIVE_MATRIX=0` says no for every adapter.
+fn has_cooperative_matrices(adapter: &wgpu::Adapter) -> bool {
+    use wgpu::{CooperativeScalarType as Scalar, Features};
+    let needed = Features::EXPERIMENTAL_COOPERATIVE_MATRIX | Features::SHADER_F16 | Features::SUBGROUP;
+    let info = adapter.get_info();
+    let turned_off = std::env::var("TILEWRIGHT_COOPERATIVE_MATRIX").is_ok_and(|v| v == "0");
+    !turned_off
+        && adapter.features().contains(needed)
+        && info.subgroup_min_size == info.subgroup_max_size
+        && adapter.cooperative_matrix_properties().iter().any(|one| {
+            [one.m_size, one.n_size, one.k_size] == [16; 3]
+                && (one.ab_type, one.cr_type) == (Scalar::F16, Scalar::F32)
+        })
+}
+
 /// Opens what `selector` asks for, and says which adapter it was.
 pub(super) fn open(selector: &Selector) -> Result<(wgpu::Device, wgpu::Queue, usize)> {
     let _one_at_a_time = OPENING.lock();
@@ -188,16 +204,35 @@ pub(super) fn open(selector: &Selector) -> Result<(wgpu::Device, wgpu::Queue, us
     };
     let bindings = &mut required_limits.max_storage_buffer_binding_size;
     *bindings = selector.binding_bytes.map_or(*bindings, |bytes| bytes.min(*bindings));
-    let descriptor = wgpu::DeviceDescriptor {
-        label: Some("tilewright"),
-        required_features,
-        required_limits,
-        // The pool makes allocations rare, so small driver blocks cost nothing and waste less.
-        memory_hints: wgpu::MemoryHints::MemoryUsage,
-        ..Default::default()
+    let request = |cooperative: bool| {
+        let experimental = wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX;
+        let descriptor = wgpu::DeviceDescriptor {
+            label: Some("tilewright"),
+            required_features: required_features
+                | if cooperative { experimental } else { wgpu::Features::empty() },
+            required_limits: required_limits.clone(),
+            experimental_features: if cooperative {
+                // SAFETY: of experimental features kernels use cooperative matrices alone, and those only after their results
+                // were found right.
+                unsafe { wgpu::ExperimentalFeatures::enabled() }
+            } else {
+                wgpu::ExperimentalFeatures::disabled()
+            },
+            // The pool makes allocations rare, so small driver blocks cost nothing and waste less.
+            memory_hints: wgpu::MemoryHints::MemoryUsage,
+            ..Default::default()
+        };
+        pollster::block_on(adapter.request_device(&descriptor))
     };
-    let (device, queue) = pollster::block_on(adapter.request_device(&descriptor))
-        .map_err(|error| no_device(format!("{} does not open: {error}", found[index])))?;
+    let with =
+        if !selector.portable && has_cooperative_matrices(adapter) { request(true).ok() } else { None };
+    // An experiment that fails is no reason to have no device.
+    let (device, queue) = match with {
+        Some(opened) => opened,
+        None => {
+            request(false).map_err(|error| no_device(format!("{} does not open: {error}", found[index])))?
+        }
+    };
     Ok((device, queue, index))
 }
 

@@ -17,6 +17,7 @@ mod queue;
 #[cfg(test)]
 mod tests;
 mod timing;
+mod tuning;
 
 use std::fmt;
 use std::sync::Arc;
@@ -28,6 +29,7 @@ use smallvec::SmallVec;
 pub use adapter::{AdapterChoice, AdapterDescription, Selector};
 pub(crate) use memory::ALIGNMENT;
 pub use memory::Buffer;
+pub use tuning::{CooperativeMatrices, MatmulTile};
 
 pub use super::kernel::{Constant, Kernel, Work};
 
@@ -38,6 +40,7 @@ use fault::{Faults, Gpu};
 use memory::{Block, Pool, size_class};
 use queue::{Bound, MAX_PARAMS, Recorder};
 use timing::{Clock, Timer};
+use tuning::Tuning;
 
 /// Downloads go through a host-visible buffer of at most this size at a time.
 const READ_CHUNK: usize = 16 << 20;
@@ -65,6 +68,8 @@ struct Inner {
     checked: bool,
     /// Whether a software adapter gets the kernels for GPUs.
     gpu_kernels: bool,
+    tuning: Mutex<Tuning>,
+    cooperative: Mutex<CooperativeMatrices>,
     /// The random numbers of this device, see `Device::set_seed`.
     generator: Mutex<Stream>,
     // Last: the others' wgpu objects go before their device does.
@@ -107,7 +112,8 @@ impl WgpuDevice {
     /// Opens the device that `selector` asks for.
     ///
     /// # Errors
-    /// [`Error::NoDevice`], with the adapters that there are, if none fits or it does not open.
+    /// [`Error::NoDevice`], with the adapters that there are, if none fits or it does not open; [`Error::Argument`] for a tile in
+    /// `TILEWRIGHT_MATMUL_TILE` that there is not.
     pub fn new(selector: &Selector) -> Result<Self> {
         let (device, queue, index) = adapter::open(selector)?;
         let adapter = device.adapter_info();
@@ -116,7 +122,7 @@ impl WgpuDevice {
         let uncaptured = faults.clone();
         device.on_uncaptured_error(Arc::new(move |error| uncaptured.set_stray(error)));
         let clock = Clock::default();
-        Self::assemble(Gpu { device, queue, faults, name, clock }, adapter, selector)
+        Self::assemble(Gpu { device, queue, faults, name, clock }, adapter, Some(selector))
     }
 
     /// A device beside wgpu code of your own, on its device and queue.
@@ -126,17 +132,20 @@ impl WgpuDevice {
     /// results.
     ///
     /// # Errors
-    /// [`Error::OutOfMemory`] or [`Error::DeviceLost`].
+    /// [`Error::OutOfMemory`] or [`Error::DeviceLost`]; [`Error::Argument`] as [`WgpuDevice::new`].
     pub fn from_parts(device: wgpu::Device, queue: wgpu::Queue) -> Result<Self> {
         let adapter = device.adapter_info();
         let name = format!("wgpu ({}, {:?})", adapter.name, adapter.backend);
         let faults = Faults::new(name.clone());
         let clock = Clock::default();
-        Self::assemble(Gpu { device, queue, faults, name, clock }, adapter, &Selector::default())
+        Self::assemble(Gpu { device, queue, faults, name, clock }, adapter, None)
     }
 
-    fn assemble(gpu: Gpu, adapter: wgpu::AdapterInfo, selector: &Selector) -> Result<Self> {
-        let checked = selector.checked || std::env::var("TILEWRIGHT_CHECKED").is_ok_and(|v| v == "1");
+    /// `opened` is what the crate was asked for, if it has opened the device.
+    fn assemble(gpu: Gpu, adapter: wgpu::AdapterInfo, opened: Option<&Selector>) -> Result<Self> {
+        let tuning = Mutex::new(Tuning::from_environment()?);
+        let checked = opened.is_some_and(|selector| selector.checked)
+            || std::env::var("TILEWRIGHT_CHECKED").is_ok_and(|v| v == "1");
         let lost = gpu.faults.clone();
         gpu.device.set_device_lost_callback(move |reason, message| {
             let message = message.trim();
@@ -152,7 +161,9 @@ impl WgpuDevice {
             features: gpu.device.features(),
             limits: gpu.device.limits(),
             checked,
-            gpu_kernels: selector.gpu_kernels,
+            gpu_kernels: opened.is_some_and(|selector| selector.gpu_kernels),
+            tuning,
+            cooperative: Mutex::new(CooperativeMatrices::of(&gpu.device, opened.is_some())),
             generator: Mutex::new(Stream { seed: 0, offset: 0 }),
             gpu,
         })))

@@ -108,6 +108,9 @@ pub(super) fn wgsl(kernel: &Kernel) -> std::result::Result<String, String> {
     if kernel.constants.iter().any(|(_, value)| *value == Constant::Type(DType::F16)) {
         text.push_str("enable f16;\n");
     }
+    if kernel.source.iter().any(|part| part.contains("coop_mat")) {
+        text.push_str("enable wgpu_cooperative_matrix;\n");
+    }
     for (name, value) in &kernel.constants {
         let declared = match *value {
             Constant::U32(x) => writeln!(text, "const {name}: u32 = {x}u;"),

@@ -1,14 +1,17 @@
 use bytemuck::{Pod, Zeroable};
+use half::f16;
 
 use super::{Activation, Operand, Product};
 #[cfg(test)]
 use crate::device::wgpu::launched::Launched;
-use crate::device::wgpu::{Binding, Buffer, Class, Kernel, WgpuDevice, Work, fold_groups};
+#[cfg(test)]
+use crate::device::wgpu::Class;
+use crate::device::wgpu::{Binding, Buffer, Kernel, MatmulTile, WgpuDevice, Work, fold_groups};
 #[cfg(test)]
 use crate::ops::launch::wgpu::FLOATS;
 use crate::ops::launch::wgpu::{ACTIVATIONS, output};
 use crate::ops::launch::windows;
-use crate::{DType, Result, Shape, Tensor};
+use crate::{DType, Device, Result, Shape, Tensor};
 
 const EPILOGUE: &str = include_str!("../../../kernels/matmul/epilogue.wgsl");
 const A_QUADS: &str = include_str!("../../../kernels/matmul/a_quads.wgsl");
@@ -20,6 +23,9 @@ const LANES: &str = include_str!("../../../kernels/matmul/lanes.wgsl");
 const LANES_SUBGROUP: &str = include_str!("../../../kernels/matmul/lanes_subgroup.wgsl");
 const DIRECT: &str = include_str!("../../../kernels/matmul/direct.wgsl");
 const TILED: &str = include_str!("../../../kernels/matmul/tiled.wgsl");
+const THIN: &str = include_str!("../../../kernels/matmul/thin.wgsl");
+const COOPERATIVE: &str = include_str!("../../../kernels/matmul/cooperative.wgsl");
+const SPLITS: &str = include_str!("../../../kernels/matmul/splits.wgsl");
 
 /// `Params` of kernels/matmul/epilogue.wgsl.
 #[repr(C)]
@@ -38,7 +44,7 @@ struct Params {
     residual_offset: u32,
     pre_offset: u32,
     d_stride: u32,
-    pad: u32,
+    share: u32,
 }
 
 /// A product and where its results go: tensors of four dimensions, all but the bias, that are narrowed together.
@@ -87,20 +93,15 @@ pub fn product(device: &WgpuDevice, p: &Product<'_>) -> Result<Vec<Tensor>> {
 pub fn accumulate(device: &WgpuDevice, p: &Product<'_>, to: &Tensor, add: bool) -> Result<()> {
     to.storage().written();
     let (b1, b2, m, _, n) = p.sizes();
-    Task {
-        a: p.a.clone(),
-        b: p.b.clone(),
-        bias: None,
-        activation: Activation::Identity,
-        residual: None,
-        d: to.reshape((b1, b2, m, n))?,
-        pre: None,
-        add,
-    }
-    .run(device)
+    Task { add, ..Task::plain(p.a, p.b, &to.reshape((b1, b2, m, n))?) }.run(device)
 }
 
 impl Task {
+    fn plain(a: &Tensor, b: &Tensor, d: &Tensor) -> Self {
+        let (a, b, d) = (a.clone(), b.clone(), d.clone());
+        Task { a, b, bias: None, activation: Activation::Identity, residual: None, d, pre: None, add: false }
+    }
+
     /// In pieces whose every tensor one binding can show.
     fn run(self, device: &WgpuDevice) -> Result<()> {
         match self.cut()? {
@@ -189,13 +190,19 @@ impl Task {
         }
     }
 
-    /// In one launch.
     fn launch(self, device: &WgpuDevice) -> Result<()> {
         let (b1, b2, m, n) = self.d.dims4()?;
-        let (batch, k) = (b1 * b2, self.a.dims()[3]);
-        if batch * m * n == 0 {
+        if self.d.elements() == 0 {
             return Ok(());
         }
+        let plan = Plan::new(device, self.a.dtype(), [m, n, self.a.dims()[3], b1 * b2]);
+        self.launch_as(device, plan)
+    }
+
+    /// In one launch, or two if the plan cuts K. There are results.
+    fn launch_as(self, device: &WgpuDevice, plan: Plan) -> Result<()> {
+        let (b1, b2, m, n) = self.d.dims4()?;
+        let (batch, k) = (b1 * b2, self.a.dims()[3]);
         // A sum of no products is 0: that of one product of zeros, as a kernel has to read something.
         let zero = match k {
             0 => Some(Tensor::zeros((1, 1, 1, 1), self.a.dtype(), &self.a.device())?),
@@ -223,10 +230,8 @@ impl Task {
             residual_offset: offset(&residual),
             pre_offset: offset(&pre),
             d_stride: self.d.layout().strides[2] as u32,
-            pad: 0,
+            share: plan.share(k) as u32,
         };
-
-        let plan = Plan::new(device.class(), m, n, batch);
         let access = Access { across: [a.across, b.across], quads: [a.in_lines_of(4), b.in_lines_of(4)] };
         let finish = Finish {
             bias: bias.is_some(),
@@ -235,18 +240,40 @@ impl Task {
             residual: residual.is_some(),
             add: self.add,
         };
-        let kernel = plan.kernel(access, finish, self.a.dtype(), self.d.dtype()).work(self.work());
+        let (dtype, out) = (self.a.dtype(), self.d.dtype());
         // The place of an output that is not wanted.
         let spare = if pre.is_none() { Some(device.alloc("matmul", 4)?) } else { None };
+        let finished = |first, second| {
+            [
+                Binding::Read(first),
+                Binding::Read(second),
+                Binding::Read(bias.as_ref().unwrap_or(first)),
+                Binding::Read(residual.as_ref().map_or(first, |(residual, _)| residual)),
+                Binding::Write(&d_buffer),
+                Binding::Write(pre.as_ref().map(|(pre, _)| pre).or(spare.as_ref()).unwrap_or(&d_buffer)),
+            ]
+        };
+        let groups = plan.groups(m, n, batch);
+        if plan.shares == 1 {
+            let kernel = plan.kernel(access, finish, dtype, out).work(self.work());
+            return device.run(&kernel, &finished(&a_buffer, &b_buffer), &params, groups);
+        }
+        let columns = n.next_multiple_of(4);
+        let sums = device.alloc("matmul", plan.shares * batch * m * columns * 4)?;
+        let nowhere = device.alloc("matmul", 4)?;
         let bindings = [
             Binding::Read(&a_buffer),
             Binding::Read(&b_buffer),
-            Binding::Read(bias.as_ref().unwrap_or(&a_buffer)),
-            Binding::Read(residual.as_ref().map_or(&a_buffer, |(residual, _)| residual)),
-            Binding::Write(&d_buffer),
-            Binding::Write(pre.as_ref().map(|(pre, _)| pre).or(spare.as_ref()).unwrap_or(&d_buffer)),
+            Binding::Read(&a_buffer),
+            Binding::Read(&a_buffer),
+            Binding::Write(&sums),
+            Binding::Write(&nowhere),
         ];
-        device.run(&kernel, &bindings, &params, plan.groups(m, n, batch))
+        let kernel = plan.kernel(access, Finish::default(), dtype, DType::F32).work(self.work());
+        let shares = Params { d_offset: 0, d_stride: columns as u32, ..params };
+        device.run(&kernel, &bindings, &shares, groups)?;
+        let groups = fold_groups((batch * m * columns / 4).div_ceil(SPLITS_BLOCK as usize));
+        device.run(&splits_kernel(finish, dtype, out), &finished(&sums, &sums), &params, groups)
     }
 }
 
@@ -260,7 +287,7 @@ struct Access {
 }
 
 /// What becomes of the sums, see kernels/matmul/epilogue.wgsl.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Default)]
 struct Finish {
     bias: bool,
     pre: bool,
@@ -269,13 +296,97 @@ struct Finish {
     add: bool,
 }
 
-/// Which kernel, and its shape.
-#[derive(Clone, Copy)]
-enum Plan {
+impl Finish {
+    fn specialise(self, kernel: Kernel, dtype: DType, out: DType) -> Kernel {
+        kernel
+            .with("BIAS", self.bias)
+            .with("SAVE_PRE", self.pre)
+            .with("ACTIVATION", self.activation.code())
+            .with("RESIDUAL", self.residual)
+            .with("ACCUMULATE", self.add)
+            .with("T", dtype)
+            .with("D", out)
+    }
+}
+
+/// Which kernel, its shape, and into how many shares K is cut.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Plan {
+    kind: Kind,
+    shares: usize,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
     /// For software adapters: invocations along N, each with `rows` x 4 sums.
     Direct { rows: u32, subgroups: bool },
-    /// For GPUs: workgroups of `tile.0` x `tile.0` sums, each invocation with `tile.1` x `tile.1`.
-    Tiled { tile: (u32, u32), depth: u32 },
+    /// Of up to 8 rows, for GPUs.
+    Thin { rows: u32 },
+    /// For GPUs; products and short sums may be f16.
+    Tiled { tile: Tile, f16: bool },
+    /// Of f16, for GPUs with cooperative matrices and subgroups of this size.
+    Cooperative { subgroup: u32 },
+}
+
+/// The part of the product of a workgroup of tiled.wgsl, the depth of its slices, and the part of one invocation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Tile {
+    m: u32,
+    n: u32,
+    k: u32,
+    own: [u32; 2],
+}
+
+/// The tiles that [`MatmulTile`] names, in its order: the largest first.
+///
+/// Operations for a byte of f32 from memory, multiply-adds for a byte from workgroup memory, and the share of multiply-adds in the
+/// cycles that AMD's compiler predicts for the main loop (benches/results/2026-11-22-wgsl-matmul.md):
+///
+/// | tile | invocations | from memory | from workgroup memory | multiply-adds |
+/// |---|---|---|---|---|
+/// | 128 x 128 | 256 | 32 | 1 | 86 to 89 % |
+/// | 128 x 64 | 128 | 21 | 1 | 80 to 83 % |
+/// | 64 x 64 | 64 | 16 | 1 | 83 to 84 % |
+/// | 32 x 64 | 64 | 11 | 2/3 | 63 to 69 % |
+/// | 32 x 32 | 64 | 8 | 1/2 | 74 to 78 % |
+const TILES: [Tile; MatmulTile::ALL.len()] = [
+    Tile { m: 128, n: 128, k: 16, own: [8, 8] },
+    Tile { m: 128, n: 64, k: 16, own: [8, 8] },
+    Tile { m: 64, n: 64, k: 16, own: [8, 8] },
+    Tile { m: 32, n: 64, k: 16, own: [4, 8] },
+    Tile { m: 32, n: 32, k: 32, own: [4, 4] },
+];
+
+impl Tile {
+    fn named(name: MatmulTile) -> Tile {
+        let of_name = |tile: &&Tile| (tile.m, tile.n) == (name.rows(), name.columns());
+        *TILES.iter().find(of_name).expect("every name has a tile")
+    }
+
+    /// The largest tile of which there are enough to fill the device, and which loses little at the edges.
+    fn best(fill: usize, [m, n, k, batch]: [usize; 4]) -> Tile {
+        let smallest = TILES[TILES.len() - 1];
+        let suits = |tile: &&Tile| {
+            // Rather smaller tiles than a cut of K, but a cut rather than tiles that are bound by workgroup memory.
+            let cuts = if tile.m * tile.n > 64 * 64 { 1 } else { most_shares(k) };
+            let little_lost = 8 * tile.padded(m, n) <= 9 * smallest.padded(m, n);
+            tile.groups(m, n) * batch * cuts >= fill && little_lost
+        };
+        *TILES.iter().find(suits).unwrap_or(&smallest)
+    }
+
+    /// Whether invocations have enough sums for arithmetic in f16: conversions would cost the others what it saves.
+    fn has_room(&self) -> bool {
+        self.own == [8, 8]
+    }
+
+    fn groups(&self, m: usize, n: usize) -> usize {
+        m.div_ceil(self.m as usize) * n.div_ceil(self.n as usize)
+    }
+
+    fn padded(&self, m: usize, n: usize) -> usize {
+        m.next_multiple_of(self.m as usize) * n.next_multiple_of(self.n as usize)
+    }
 }
 
 /// Workgroup size of the direct kernel: more invocations would share nothing.
@@ -284,36 +395,84 @@ const DIRECT_BLOCK: u32 = 8;
 /// Subgroups have 4 invocations at least.
 const SHARING_LANES: u32 = 4;
 
-/// Tiles of 64 x 64 need this many workgroups to fill a GPU.
-const FULL_GRID: usize = 128;
+/// The workgroup of the thin kernel, and how many of its lanes lie along N, with four columns each.
+const THIN_BLOCK: u32 = 256;
+const THIN_LANES_N: u32 = 4;
+
+/// The most rows of the thin kernel.
+const THIN_ROWS: usize = 8;
+
+/// The tile of the cooperative kernel, and the depth of its slices.
+const COOPERATIVE_SIDE: usize = 64;
+const COOPERATIVE_DEPTH: usize = 32;
+
+/// Workgroup size of the kernel that adds shares up.
+const SPLITS_BLOCK: u32 = 256;
+
+/// Into how many shares K may be cut: shorter ones cost more to add up than they bring.
+fn most_shares(k: usize) -> usize {
+    if k >= 1024 { k / 256 } else { 1 }
+}
 
 impl Plan {
-    fn new(class: Class, m: usize, n: usize, batch: usize) -> Self {
-        if class.software {
-            let rows = if m > 16 { 32 } else { (m as u32).next_multiple_of(8) };
-            Plan::Direct { rows, subgroups: class.subgroups.is_some() }
-        } else if batch * m.div_ceil(64) * n.div_ceil(64) < FULL_GRID {
-            Plan::Tiled { tile: (32, 4), depth: 32 }
-        } else {
-            Plan::Tiled { tile: (64, 8), depth: 16 }
+    fn new(device: &WgpuDevice, dtype: DType, sizes: [usize; 4]) -> Plan {
+        let [m, n, k, batch] = sizes;
+        let (class, fill) = (device.class(), device.workgroups_to_fill());
+        let f16 = dtype == DType::F16 && device.allows_f16_arithmetic();
+        let tiled = |tile: Tile| Kind::Tiled { tile, f16: f16 && tile.has_room() };
+        let kind = match device.matmul_tile() {
+            Some(name) => tiled(Tile::named(name)),
+            None if class.software => {
+                let rows = if m > 16 { 32 } else { (m as u32).next_multiple_of(8) };
+                Kind::Direct { rows, subgroups: class.subgroups.is_some() }
+            }
+            None if m <= THIN_ROWS => Kind::Thin { rows: (m as u32).next_power_of_two() },
+            None => match cooperative(device, dtype) {
+                Some(subgroup) => Kind::Cooperative { subgroup },
+                None => tiled(Tile::best(fill, sizes)),
+            },
+        };
+        let plan = Plan { kind, shares: 1 };
+        if matches!(kind, Kind::Direct { .. }) {
+            return plan;
         }
+        // By sizes and the kind of device alone, so that sums are the same whenever they are computed; and as many as one binding
+        // shows.
+        let sums = batch * m * n.next_multiple_of(4) * 4;
+        let most = most_shares(k).min(device.max_binding_bytes() / sums.max(1)).max(1);
+        let shares = (fill / plan.workgroups(m, n, batch)).clamp(1, most);
+        let plan = Plan { shares, ..plan };
+        // Shares of whole slices may be fewer.
+        Plan { shares: k.max(1).div_ceil(plan.share(k)), ..plan }
+    }
+
+    /// The depth of a share: whole slices.
+    fn share(&self, k: usize) -> usize {
+        let slice = match self.kind {
+            Kind::Tiled { tile, .. } => tile.k as usize,
+            Kind::Cooperative { .. } => COOPERATIVE_DEPTH,
+            Kind::Direct { .. } | Kind::Thin { .. } => 4,
+        };
+        k.max(1).div_ceil(self.shares.max(1)).next_multiple_of(slice)
     }
 
     fn source(self, [a_quads, b_quads]: [bool; 2]) -> (&'static [&'static str], &'static str) {
         macro_rules! with_operands {
             ($($rest:ident),*) => {
                 match (a_quads, b_quads) {
-                    (true, true) => &[ACTIVATIONS, EPILOGUE, A_QUADS, B_QUADS, BLOCKS, $($rest),*],
-                    (true, false) => &[ACTIVATIONS, EPILOGUE, A_QUADS, B_SCALARS, BLOCKS, $($rest),*],
-                    (false, true) => &[ACTIVATIONS, EPILOGUE, A_SCALARS, B_QUADS, BLOCKS, $($rest),*],
-                    (false, false) => &[ACTIVATIONS, EPILOGUE, A_SCALARS, B_SCALARS, BLOCKS, $($rest),*],
+                    (true, true) => &[ACTIVATIONS, EPILOGUE, A_QUADS, B_QUADS, $($rest),*],
+                    (true, false) => &[ACTIVATIONS, EPILOGUE, A_QUADS, B_SCALARS, $($rest),*],
+                    (false, true) => &[ACTIVATIONS, EPILOGUE, A_SCALARS, B_QUADS, $($rest),*],
+                    (false, false) => &[ACTIVATIONS, EPILOGUE, A_SCALARS, B_SCALARS, $($rest),*],
                 }
             };
         }
-        match self {
-            Plan::Direct { subgroups: true, .. } => (with_operands!(LANES_SUBGROUP, DIRECT), "direct"),
-            Plan::Direct { .. } => (with_operands!(LANES, DIRECT), "direct"),
-            Plan::Tiled { .. } => (with_operands!(TILED), "tiled"),
+        match self.kind {
+            Kind::Direct { subgroups: true, .. } => (with_operands!(BLOCKS, LANES_SUBGROUP, DIRECT), "direct"),
+            Kind::Direct { .. } => (with_operands!(BLOCKS, LANES, DIRECT), "direct"),
+            Kind::Thin { .. } => (with_operands!(BLOCKS, THIN), "thin"),
+            Kind::Tiled { .. } => (with_operands!(BLOCKS, TILED), "tiled"),
+            Kind::Cooperative { .. } => (with_operands!(COOPERATIVE), "cooperative"),
         }
     }
 
@@ -321,46 +480,108 @@ impl Plan {
         let (source, entry) = self.source(access.quads);
         let kernel = Kernel::builtin("matmul", source, entry)
             .with("A_ALONG_M", access.across[0])
-            .with("B_ALONG_N", access.across[1])
-            .with("BIAS", finish.bias)
-            .with("SAVE_PRE", finish.pre)
-            .with("ACTIVATION", finish.activation.code())
-            .with("RESIDUAL", finish.residual)
-            .with("ACCUMULATE", finish.add)
-            .with("T", dtype)
-            .with("D", out);
-        match self {
-            Plan::Direct { rows, .. } => {
+            .with("B_ALONG_N", access.across[1]);
+        let kernel = finish.specialise(kernel, dtype, out);
+        match self.kind {
+            Kind::Direct { rows, .. } => {
                 kernel.with("BLOCK", DIRECT_BLOCK).with("ROWS", rows).with("LANES", SHARING_LANES)
             }
-            Plan::Tiled { tile: (tile, own), depth } => kernel
-                .with("BM", tile)
-                .with("BN", tile)
-                .with("BK", depth)
-                .with("TM", own)
-                .with("TN", own),
+            Kind::Thin { rows } => {
+                kernel.with("BLOCK", THIN_BLOCK).with("ROWS", rows).with("LANES_N", THIN_LANES_N)
+            }
+            Kind::Tiled { tile, f16 } => kernel
+                .with("BM", tile.m)
+                .with("BN", tile.n)
+                .with("BK", tile.k)
+                .with("TM", tile.own[0])
+                .with("TN", tile.own[1])
+                .with("C", if f16 { DType::F16 } else { DType::F32 })
+                .with("SHORT_SUMS", f16),
+            Kind::Cooperative { subgroup } => kernel.with("SUBGROUP", subgroup),
         }
     }
 
-    fn groups(self, m: usize, n: usize, batch: usize) -> [u32; 3] {
-        let (rows, columns) = match self {
-            Plan::Direct { rows, .. } => (rows, 4 * DIRECT_BLOCK),
-            Plan::Tiled { tile: (tile, _), .. } => (tile, tile),
+    /// Of one share.
+    fn workgroups(&self, m: usize, n: usize, batch: usize) -> usize {
+        let groups = match self.kind {
+            Kind::Direct { rows, .. } => {
+                m.div_ceil(rows as usize) * n.div_ceil(4 * DIRECT_BLOCK as usize)
+            }
+            Kind::Thin { .. } => n.div_ceil(4 * THIN_LANES_N as usize),
+            Kind::Tiled { tile, .. } => tile.groups(m, n),
+            Kind::Cooperative { .. } => m.div_ceil(COOPERATIVE_SIDE) * n.div_ceil(COOPERATIVE_SIDE),
         };
-        fold_groups(m.div_ceil(rows as usize) * n.div_ceil(columns as usize) * batch)
+        groups * batch
     }
+
+    fn groups(&self, m: usize, n: usize, batch: usize) -> [u32; 3] {
+        fold_groups(self.workgroups(m, n, batch) * self.shares)
+    }
+}
+
+/// The subgroup size of the device's cooperative matrices, if they serve this dtype and were found to compute right.
+fn cooperative(device: &WgpuDevice, dtype: DType) -> Option<u32> {
+    let agrees = |subgroup| {
+        let kind = Kind::Cooperative { subgroup };
+        agrees_with_plain(device, Plan { kind, shares: 1 }).unwrap_or(false)
+    };
+    (dtype == DType::F16).then(|| device.cooperative_subgroup(agrees)).flatten()
+}
+
+/// Whether a plan computes what the plain tiled kernel does, bit by bit: of f16 products of whole numbers whose sums f16 has too,
+/// with a rest at every edge, read by elements and by quads, in both orientations.
+fn agrees_with_plain(device: &WgpuDevice, plan: Plan) -> Result<bool> {
+    let plain = Plan { kind: Kind::Tiled { tile: TILES[0], f16: false }, shares: 1 };
+    for ([m, k, n], turned) in [([83, 45, 71], false), ([72, 40, 136], true)] {
+        let operand = |rows: usize, columns: usize| {
+            let whole = |i: u32| f16::from_f32((i.wrapping_mul(2_654_435_761) >> 16) as f32 % 5.0 - 2.0);
+            let values: Vec<f16> = (0..(rows * columns) as u32).map(whole).collect();
+            let shape = if turned { (1, 1, columns, rows) } else { (1, 1, rows, columns) };
+            let x = Tensor::from_vec(values, shape, &Device::Wgpu(device.clone()))?;
+            if turned { x.t() } else { Ok(x) }
+        };
+        let (a, b) = (operand(m, k)?, operand(k, n)?);
+        let product = |plan| {
+            let d = output("matmul", device, &Shape::from((1, 1, m, n)), DType::F16)?;
+            Task::plain(&a, &b, &d).launch_as(device, plan)?;
+            d.to_vec::<f16>()
+        };
+        if product(plan)? != product(plain)? {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+fn splits_kernel(finish: Finish, dtype: DType, out: DType) -> Kernel {
+    let kernel = Kernel::builtin("matmul", &[ACTIVATIONS, EPILOGUE, SPLITS], "splits");
+    finish.specialise(kernel, dtype, out).with("BLOCK", SPLITS_BLOCK)
 }
 
 /// Every plan and way to read, with the least and the most that becomes of the sums.
 #[cfg(test)]
 pub(crate) fn launched(class: Class) -> Vec<Launched> {
-    let plain = Finish { bias: false, pre: false, activation: Activation::Identity, residual: false, add: false };
-    let add = Finish { add: true, ..plain };
+    let add = Finish { add: true, ..Finish::default() };
     let rich = |activation| Finish { bias: true, pre: true, activation, residual: true, add: false };
+    let rich = [Activation::Identity, Activation::Gelu, Activation::GeluErf, Activation::Silu].map(rich);
+    let both = [false, true];
+    let pairs = || both.into_iter().flat_map(move |a| both.map(|b| [a, b]));
     let mut all = Vec::new();
     for dtype in FLOATS {
-        for m in [1, 9, 17, 64, 1024] {
-            let plan = Plan::new(class, m, 1024, 1);
+        let kinds: Vec<Kind> = if class.software {
+            let subgroups = class.subgroups.is_some();
+            [8, 16, 32].map(|rows| Kind::Direct { rows, subgroups }).to_vec()
+        } else {
+            let tiled = TILES.map(|tile| Kind::Tiled { tile, f16: false });
+            let f16 = TILES.into_iter().filter(|tile| dtype == DType::F16 && tile.has_room());
+            let f16 = f16.map(|tile| Kind::Tiled { tile, f16: true });
+            let thin = [1, 2, 4, 8].map(|rows| Kind::Thin { rows });
+            let cooperative = class.subgroups.filter(|_| dtype == DType::F16);
+            let cooperative = cooperative.map(|_| Kind::Cooperative { subgroup: 32 });
+            thin.into_iter().chain(tiled).chain(f16).chain(cooperative).collect()
+        };
+        for kind in kinds {
+            let plan = Plan { kind, shares: 1 };
             let mut push = |across, [a, b]: [bool; 2], finish, out| {
                 let variant = match (a, b) {
                     (true, true) => "quads",
@@ -371,17 +592,71 @@ pub(crate) fn launched(class: Class) -> Vec<Launched> {
                 let kernel = plan.kernel(Access { across, quads: [a, b] }, finish, dtype, out);
                 all.push(Launched { kernel, variant });
             };
-            for across in [[false, false], [false, true], [true, false], [true, true]] {
-                for quads in [[false, false], [false, true], [true, false], [true, true]] {
-                    push(across, quads, plain, dtype);
+            for across in pairs() {
+                for quads in pairs() {
+                    push(across, quads, Finish::default(), dtype);
                 }
             }
             push([true, true], [true, true], add, dtype);
             push([true, true], [true, true], add, DType::F32);
-            for activation in [Activation::Identity, Activation::Gelu, Activation::GeluErf, Activation::Silu] {
-                push([false, true], [true, true], rich(activation), dtype);
+            push([false, false], [true, true], Finish::default(), DType::F32);
+            for finish in rich {
+                push([false, true], [true, true], finish, dtype);
             }
+        }
+        if !class.software {
+            for finish in [Finish::default(), add].into_iter().chain(rich) {
+                all.push(splits_kernel(finish, dtype, dtype).into());
+            }
+            all.push(splits_kernel(add, dtype, DType::F32).into());
         }
     }
     all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What lets cooperative matrices in lets every right plan in, and would keep a wrong one out.
+    #[test]
+    fn plans_are_compared_with_the_plain_one() -> Result<()> {
+        let device = match WgpuDevice::new(&"software".into()) {
+            Ok(device) if device.has_f16() => device,
+            other => {
+                println!("NOT RUN: there is no software adapter with f16: {other:?}");
+                return Ok(());
+            }
+        };
+        // Eight rows of all.
+        assert!(!agrees_with_plain(&device, Plan { kind: Kind::Thin { rows: 8 }, shares: 1 })?);
+        for tile in TILES {
+            for (f16, shares) in [(false, 1), (true, 1), (false, 2)] {
+                let plan = Plan { kind: Kind::Tiled { tile, f16 }, shares };
+                assert!(agrees_with_plain(&device, plan)?, "{plan:?}");
+            }
+        }
+        let subgroups = device.class().subgroups.is_some();
+        let direct = Plan { kind: Kind::Direct { rows: 32, subgroups }, shares: 1 };
+        assert!(agrees_with_plain(&device, direct)?);
+        Ok(())
+    }
+
+    /// The largest tile that fills the device and loses little at the edges; a cut of K where there are too few.
+    #[test]
+    fn tiles_suit_the_sizes() {
+        let chosen = |sizes| {
+            let tile = Tile::best(128, sizes);
+            (tile.m, tile.n)
+        };
+        assert_eq!(chosen([4096, 4096, 768, 1]), (128, 128));
+        assert_eq!(chosen([1024, 1024, 1024, 1]), (128, 64));
+        assert_eq!(chosen([768, 768, 768, 1]), (64, 64));
+        assert_eq!(chosen([384, 384, 8192, 1]), (64, 64));
+        assert_eq!(chosen([384, 384, 64, 1]), (32, 32));
+        assert_eq!(chosen([20, 50_257, 768, 1]), (32, 64));
+        assert_eq!(chosen([64, 64, 64, 128]), (64, 64));
+        assert_eq!(chosen([64, 64, 64, 96]), (32, 64));
+        assert_eq!(chosen([1, 1, 1, 1]), (32, 32));
+    }
 }
