@@ -84,8 +84,8 @@ fn products(step: u32, member: u32, team: u32, lane: u32) {
             let a4 = four(part_a, at, g);
             let b4 = four(part_b, B_PLACE + at, g);
             for (var r = 0u; r < ROWS; r++) {
-                s[r][g] += own_a[r][c] * a4;
-                dp[r][g] += own_b[r][c] * b4;
+                s[r][g] = with_dots(s[r][g], own_a[r][c], a4);
+                dp[r][g] = with_dots(dp[r][g], own_b[r][c], b4);
             }
         }
     }
@@ -207,7 +207,7 @@ fn dq(
                 for (var g = 0u; g < FOURS; g++) {
                     let k4 = four(part, at, g);
                     for (var r = 0u; r < ROWS; r++) {
-                        sum[r][c] += k4 * s[r][g];
+                        sum[r][c] = with_rows(sum[r][c], k4, s[r][g]);
                     }
                 }
             }
@@ -331,8 +331,8 @@ fn dkdv(
                         let q4 = four(part_a, at, g);
                         let dout4 = four(part_b, B_PLACE + at, g);
                         for (var r = 0u; r < ROWS; r++) {
-                            sum_k[r][c] += q4 * s[r][g];
-                            sum_v[r][c] += dout4 * dp[r][g];
+                            sum_k[r][c] = with_rows(sum_k[r][c], q4, s[r][g]);
+                            sum_v[r][c] = with_rows(sum_v[r][c], dout4, dp[r][g]);
                         }
                     }
                 }

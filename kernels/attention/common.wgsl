@@ -105,8 +105,7 @@ fn visit(first: Interval, last: Interval) -> Visit {
     return Visit(first.first & ~3u, last.first + last.count);
 }
 
-// Quad c of the tile rows at .. at + 3, with at = c * STRIDE + row, as columns; `part` is fetch(at). Then
-// y * four(..) are the four dot products with y, and four(..) * w is the sum of the four weighted by w.
+// Quad c of the tile rows at .. at + 3, with at = c * STRIDE + row, as columns; `part` is fetch(at).
 fn four(part: vec4<f32>, at: u32, g: u32) -> mat4x4<f32> {
     return mat4x4(
         pick(part, at, g * 4u),
@@ -114,6 +113,22 @@ fn four(part: vec4<f32>, at: u32, g: u32) -> mat4x4<f32> {
         pick(part, at, g * 4u + 2u),
         pick(part, at, g * 4u + 3u),
     );
+}
+
+// sum + y * rows: to each the dot product of its column with y. Every product is added to the sum at once, as a GPU does
+// in one instruction; in y * rows the first of four is multiplied, and the sum of the four then added.
+fn with_dots(sum: vec4<f32>, y: vec4<f32>, rows: mat4x4<f32>) -> vec4<f32> {
+    return vec4(
+        sum.x + y.x * rows[0].x + y.y * rows[0].y + y.z * rows[0].z + y.w * rows[0].w,
+        sum.y + y.x * rows[1].x + y.y * rows[1].y + y.z * rows[1].z + y.w * rows[1].w,
+        sum.z + y.x * rows[2].x + y.y * rows[2].y + y.z * rows[2].z + y.w * rows[2].w,
+        sum.w + y.x * rows[3].x + y.y * rows[3].y + y.z * rows[3].z + y.w * rows[3].w,
+    );
+}
+
+// sum + rows * w, in the same way: the columns, weighted by w.
+fn with_rows(sum: vec4<f32>, rows: mat4x4<f32>, w: vec4<f32>) -> vec4<f32> {
+    return sum + rows[0] * w.x + rows[1] * w.y + rows[2] * w.z + rows[3] * w.w;
 }
 
 fn across(x: vec4<f32>) -> f32 {

@@ -103,7 +103,7 @@ fn forward(
                 for (var g = 0u; g < FOURS; g++) {
                     let k4 = four(part, at, g);
                     for (var r = 0u; r < ROWS; r++) {
-                        s[r][g] += query[r][c] * k4;
+                        s[r][g] = with_dots(s[r][g], query[r][c], k4);
                     }
                 }
             }
@@ -157,7 +157,7 @@ fn forward(
                 for (var g = 0u; g < FOURS; g++) {
                     let v4 = four(part, at, g);
                     for (var r = 0u; r < ROWS; r++) {
-                        sum[r][c] += v4 * s[r][g];
+                        sum[r][c] = with_rows(sum[r][c], v4, s[r][g]);
                     }
                 }
             }
