@@ -1,28 +1,75 @@
 // Attention, forward: o = dropout(softmax(q k^T scale + mask)) v, without ever storing the scores.
 //
-// A team owns queries and walks over the keys they see, with the softmax computed online: `top` is the largest score
-// so far, `total` and `sum` are the sums of exp(score - top) and of exp(score - top) * v. When a larger score comes,
+// A team owns queries and walks over the keys they see, with the softmax computed online: `top` is about the largest score
+// so far, `total` and `sum` are the sums of exp(score - top) and of exp(score - top) * v. When a much larger score comes,
 // both are rescaled (Milakov and Gimelshein, 2018; Dao et al., "FlashAttention", 2022). Tiles that no query of the
 // workgroup sees are skipped. For backward it keeps the log-sum-exp of each query's scores.
 //
 // A query that sees no key gets o = 0 and lse = LOWEST.
 //
-// Constants, parts, parameters: see common.wgsl
+// Rows are the queries of a head. A few queries of many keys, as when text is generated, would occupy little of a GPU and
+// read the keys once for each head. Then p.chunk is not 0, and rows are the queries of all heads that read one key head,
+// row n query n / sharers of the n % sharers-th of them; and the keys that a workgroup's rows see are cut into chunks, a
+// workgroup each (Dao et al., "Flash-Decoding for long-context inference", 2023). If there are several, each gives the o
+// and the lse of its part of the keys, and combine.wgsl makes one softmax of them.
+//
+// Constants, parts: see common.wgsl, and
+//            O: what o holds, T, or f32 where it is of chunks
 // Bindings:  1 q [B, NH, Tq, D], 2 k and 3 v [B, NKV, Tk, D], 4 o [B, NH, Tq, D] out: strided, unit stride along D
-//            5 lse [B, NH, Tq] out, f32
-// Grid:      ceil(Tq / BAND) * B * NH workgroups, folded over x and y, heads fastest. The last queries come first:
-//            when causal they have the most to do.
+//            5 lse [B, NH, Tq] out, f32; of several chunks o and lse are [chunks, B, NH, Tq ..], o without gaps
+// Grid:      bands * B * NH (or B * NKV) * chunks workgroups, folded over x and y, heads fastest, chunks slowest, with
+//            bands = ceil(rows / BAND). The last queries come first: when causal they have the most to do.
 
 @group(0) @binding(1) var<storage, read> q: array<vec4<T>>;
 @group(0) @binding(2) var<storage, read> k: array<vec4<T>>;
 @group(0) @binding(3) var<storage, read> v: array<vec4<T>>;
-@group(0) @binding(4) var<storage, read_write> o: array<vec4<T>>;
+@group(0) @binding(4) var<storage, read_write> o: array<vec4<O>>;
 @group(0) @binding(5) var<storage, read_write> lse: array<f32>;
+
+// Scores may be above the top, and weights so many powers of two, before sums are rescaled, which is then rare.
+const SLACK: f32 = 8.0;
 
 const V_PLACE: u32 = MATRIX; // v's part of the tile, behind k's
 
-var<workgroup> shares: array<vec4<f32>, select(1u, FOURS * ROWS * BLOCK, SPLIT > 1u)>;
-var<workgroup> kept: array<u32, select(1u, TILE / 4u * BAND, DROPOUT)>; // [keys / 4][query]
+var<workgroup> kept: array<u32, select(1u, DRAWN / 4u * BAND, DROPOUT)>; // [keys / 4][row]
+var<workgroup> shared_factors: array<f32, select(1u, TEAMS * ROWS, SPLIT > 1u)>; // [team][row]
+var<private> factors: array<f32, ROWS>;
+var<workgroup> shared_runs: array<f32, select(1u, TEAMS * ROWS * RUNS, RUNS > 1u)>; // [team][row][run]
+
+// Tells the team what the nth row of this member is to be multiplied by.
+fn tell(n: u32, factor: f32, lid: u32) {
+    if (SPLIT == 1u) {
+        factors[n] = factor;
+    } else if (lid % SPLIT < ROWS) {
+        shared_factors[lid / SPLIT * ROWS + row_of(n, lid)] = factor;
+    }
+}
+
+// What the team was told of a row, after a barrier.
+fn told(row: u32, lid: u32) -> f32 {
+    if (SPLIT == 1u) {
+        return factors[row];
+    }
+    return shared_factors[lid / SPLIT * ROWS + row];
+}
+
+// The sum and the largest of what the members have that share a row. A barrier must come before the next call.
+fn of_runs(x: f32, n: u32, lid: u32) -> vec2<f32> {
+    var both = vec2(x);
+    if (RUNS > 1u) {
+        let row = (lid / SPLIT * ROWS + row_of(n, lid)) * RUNS;
+        if (lid % SPLIT < MAKERS) {
+            shared_runs[row + run_of(lid) / RUN] = x;
+        }
+        workgroupBarrier();
+        both = vec2(0.0, x);
+        for (var run = 0u; run < RUNS; run++) {
+            both.x += shared_runs[row + run];
+            both.y = max(both.y, shared_runs[row + run]);
+        }
+    }
+    return both;
+}
 
 @compute @workgroup_size(BLOCK)
 fn forward(
@@ -30,46 +77,57 @@ fn forward(
     @builtin(num_workgroups) nwg: vec3<u32>,
     @builtin(local_invocation_index) lid: u32,
 ) {
-    let bands = (p.Tq + BAND - 1u) / BAND;
-    let heads = p.B * p.NH;
+    let sharers = select(1u, p.NH / p.NKV, p.chunk > 0u);
+    let rows = p.Tq * sharers;
+    let bands = (rows + BAND - 1u) / BAND;
+    let heads = p.B * p.NH / sharers;
     let group = wid.x + wid.y * nwg.x;
-    if (group >= bands * heads) {
+    if (group >= bands * heads * p.chunks) {
         return;
     }
-    let head = group % heads;
+    let head = group % heads * sharers;
     let b = head / p.NH;
     let h = head % p.NH;
-    let kv_head = h / (p.NH / p.NKV);
-    let i0 = (bands - 1u - group / heads) * BAND;
-    let q_start = dot(p.q, vec4(b, h, 0u, 1u));
-    let k_start = dot(p.k, vec4(b, kv_head, 0u, 1u));
-    let v_start = dot(p.v, vec4(b, kv_head, 0u, 1u));
-    let o_start = dot(p.o, vec4(b, h, 0u, 1u));
+    let band = bands - 1u - group / heads % bands;
+    let chunk = group / heads / bands;
+    let k_start = place(p.k, b, h / (p.NH / p.NKV), 0u);
+    let v_start = place(p.v, b, h / (p.NH / p.NKV), 0u);
     let member = lid % SPLIT;
     let team = lid / SPLIT;
     let lane = lane_index();
 
     var query: array<array<vec4<f32>, QUADS>, ROWS>;
     var sum: array<array<vec4<f32>, QUADS>, ROWS>;
-    var top: array<f32, ROWS>;
-    var total: array<f32, ROWS>;
-    var keys: array<Interval, ROWS>;
     for (var r = 0u; r < ROWS; r++) {
-        let i = i0 + r * TEAMS + team;
-        top[r] = LOWEST;
-        // A query beyond Tq sees nothing, like any that sees no key.
-        if (i < p.Tq) {
-            keys[r] = keys_of(i);
+        let row = band * BAND + r * TEAMS + team;
+        if (row < rows) {
+            let start = place(p.q, b, h + row % sharers, row / sharers);
             for (var c = 0u; c < QUADS; c++) {
                 let quad = c * SPLIT + member;
                 if (quad < D / 4u) {
-                    query[r][c] = vec4<f32>(q[q_start + i * p.q.z + quad]) * (p.scale * LOG2_E);
+                    query[r][c] = vec4<f32>(q[start + quad]) * (p.scale * LOG2_E);
                 }
             }
         }
     }
+    var top: array<f32, OWN>;
+    var total: array<f32, OWN>;
+    var keys: array<Interval, OWN>;
+    for (var n = 0u; n < OWN; n++) {
+        let row = band * BAND + row_of(n, lid) * TEAMS + team;
+        top[n] = LOWEST;
+        // A row beyond the last sees nothing, like any that sees no key.
+        if (row < rows) {
+            keys[n] = keys_of(row / sharers);
+        }
+    }
 
-    let visited = visit(keys_of(i0), keys_of(min(i0 + BAND, p.Tq) - 1u));
+    let last_row = min(band * BAND + BAND, rows) - 1u;
+    var visited = visit(keys_of(band * BAND / sharers), keys_of(last_row / sharers));
+    if (p.chunk > 0u) {
+        visited.start += chunk * p.chunk;
+        visited.end = min(visited.end, visited.start + p.chunk);
+    }
     for (var j0 = visited.start; j0 < visited.end; j0 += TILE) {
         workgroupBarrier(); // the last tile is read to its end
         for (var n = lid; n < TILE * LINE; n += BLOCK) {
@@ -86,101 +144,111 @@ fn forward(
             tile[at] = k4;
             tile[V_PLACE + at] = v4;
         }
-        if (DROPOUT) {
+        let drawn = (j0 - visited.start) % DRAWN;
+        if (DROPOUT && drawn == 0u) {
             // One block of random bits serves four keys, so they are drawn here, once for the whole team.
-            for (var n = lid; n < TILE / 4u * BAND; n += BLOCK) {
-                kept[n] = kept_keys(j0 / 4u + n / BAND, i0 + n % BAND, head);
+            for (var n = lid; n < DRAWN / 4u * BAND; n += BLOCK) {
+                let row = band * BAND + n % BAND;
+                kept[n] = kept_keys(j0 / 4u + n / BAND, row / sharers, head + row % sharers);
             }
         }
         workgroupBarrier();
 
-        for (var step = 0u; step < TILE; step += STEP) {
-            // Scores with STEP keys.
-            var s = array<array<vec4<f32>, FOURS>, ROWS>();
+        for (var first = 0u; first < TILE; first += STEP) {
+            let step = in_tile(first);
+            // Parts of the scores with STEP keys.
+            var parts: Parts;
             for (var c = 0u; c < QUADS; c++) {
                 let at = (c * SPLIT + member) * STRIDE + step;
                 let part = fetch(at, lane);
-                for (var g = 0u; g < FOURS; g++) {
-                    let k4 = four(part, at, g);
+                for (var j = 0u; j < STEP; j++) {
+                    let k4 = pick(part, at, j);
                     for (var r = 0u; r < ROWS; r++) {
-                        s[r][g] = with_dots(s[r][g], query[r][c], k4);
+                        parts[r][j] = with_dot(parts[r][j], query[r][c], k4);
                     }
                 }
-            }
-            if (SPLIT > 1u) {
-                for (var n = 0u; n < FOURS * ROWS; n++) {
-                    shares[n * BLOCK + lid] = s[n / FOURS][n % FOURS];
-                }
-                workgroupBarrier();
-                for (var n = 0u; n < FOURS * ROWS; n++) {
-                    // All members add in the same order, and so agree to the last bit.
-                    var x = vec4<f32>();
-                    for (var m = 0u; m < SPLIT; m++) {
-                        x += shares[n * BLOCK + team * SPLIT + m];
-                    }
-                    s[n / FOURS][n % FOURS] = x;
-                }
-                workgroupBarrier();
             }
 
-            // Their weights, not yet divided by the total.
-            for (var r = 0u; r < ROWS; r++) {
-                var new_top = top[r];
-                for (var g = 0u; g < FOURS; g++) {
-                    let x = select(vec4(LOWEST), s[r][g], contains(keys[r], j0 + step + g * 4u));
-                    new_top = max(new_top, max(max(x.x, x.y), max(x.z, x.w)));
-                    s[r][g] = x;
+            // Weights, not yet divided by the total.
+            var s = added_up(parts, lid);
+            for (var n = 0u; n < OWN; n++) {
+                var highest = LOWEST;
+                for (var x = 0u; x < RUN; x++) {
+                    let j = step + run_of(lid) + x;
+                    s[n][x] = select(MASKED, s[n][x], contains(keys[n], j0 + j));
+                    highest = max(highest, s[n][x]);
                 }
-                let shrink = exp2(top[r] - new_top);
-                top[r] = new_top;
-                var added = vec4<f32>();
-                for (var g = 0u; g < FOURS; g++) {
-                    var w = select(vec4(0.0), exp2(s[r][g] - new_top), s[r][g] > vec4(LOWEST));
+                highest = of_runs(highest, n, lid).y;
+                let new_top = select(top[n], highest, highest > top[n] + SLACK);
+                let shrink = exp2(top[n] - new_top);
+                tell(n, shrink, lid);
+                top[n] = new_top;
+                total[n] *= shrink;
+                for (var x = 0u; x < RUN; x++) {
+                    let j = step + run_of(lid) + x;
+                    s[n][x] = exp2(s[n][x] - new_top);
                     // The softmax's total counts what dropout drops.
-                    added += w;
+                    total[n] += s[n][x];
                     if (DROPOUT) {
-                        let bits = kept[(step / 4u + g) * BAND + r * TEAMS + team];
-                        w = select(vec4(0.0), w, (vec4(bits) & vec4(1u, 2u, 4u, 8u)) != vec4(0u));
+                        let bits = kept[(drawn + j) / 4u * BAND + row_of(n, lid) * TEAMS + team];
+                        s[n][x] = select(0.0, s[n][x], keeps(bits, j));
                     }
-                    s[r][g] = w;
-                }
-                total[r] = total[r] * shrink + across(added);
-                for (var c = 0u; c < QUADS; c++) {
-                    sum[r][c] *= shrink;
                 }
             }
 
-            // Their values.
+            let weights = of_team(s, lid);
+            var shrinks: array<f32, ROWS>;
+            var shrunk = SPLIT == 1u;
+            for (var r = 0u; r < ROWS; r++) {
+                shrinks[r] = told(r, lid);
+                shrunk |= shrinks[r] < 1.0;
+            }
+            if (shrunk) {
+                for (var r = 0u; r < ROWS; r++) {
+                    for (var c = 0u; c < QUADS; c++) {
+                        sum[r][c] *= shrinks[r];
+                    }
+                }
+            }
+
+            // The values, weighted.
             for (var c = 0u; c < QUADS; c++) {
                 let at = V_PLACE + (c * SPLIT + member) * STRIDE + step;
                 let part = fetch(at, lane);
-                for (var g = 0u; g < FOURS; g++) {
-                    let v4 = four(part, at, g);
+                for (var j = 0u; j < STEP; j++) {
+                    let v4 = pick(part, at, j);
                     for (var r = 0u; r < ROWS; r++) {
-                        sum[r][c] = with_rows(sum[r][c], v4, s[r][g]);
+                        sum[r][c] += v4 * weights[r][j];
                     }
                 }
             }
         }
     }
 
+    // Totals are known to those that made weights, and every member divides by them.
+    workgroupBarrier();
+    let part = chunk * p.B * p.NH + head;
+    for (var n = 0u; n < OWN; n++) {
+        let row = band * BAND + row_of(n, lid) * TEAMS + team;
+        let seen = top[n] > LOWEST;
+        // About 1 or more if a key is seen: the largest score's weight.
+        let whole = max(of_runs(total[n], n, lid).x, 0.5);
+        tell(n, select(0.0, p.keep_scale / whole, seen), lid);
+        if (row < rows && member < ROWS) {
+            let log_sum = select(LOWEST, (top[n] + log2(whole)) * LN_2, seen);
+            lse[(part + row % sharers) * p.Tq + row / sharers] = log_sum;
+        }
+    }
+    workgroupBarrier();
     for (var r = 0u; r < ROWS; r++) {
-        let i = i0 + r * TEAMS + team;
-        if (i < p.Tq) {
-            var norm = 0.0;
-            var log_sum = LOWEST;
-            if (total[r] > 0.0) {
-                norm = p.keep_scale / total[r];
-                log_sum = (top[r] + log2(total[r])) * LN_2;
-            }
+        let row = band * BAND + r * TEAMS + team;
+        if (row < rows) {
+            let start = place(p.o, b + chunk * p.B, h + row % sharers, row / sharers);
             for (var c = 0u; c < QUADS; c++) {
                 let quad = c * SPLIT + member;
                 if (quad < D / 4u) {
-                    o[o_start + i * p.o.z + quad] = vec4<T>(sum[r][c] * norm);
+                    o[start + quad] = vec4<O>(sum[r][c] * told(r, lid));
                 }
-            }
-            if (member == 0u) {
-                lse[head * p.Tq + i] = log_sum;
             }
         }
     }

@@ -13,6 +13,7 @@ mod counters;
 mod cuda;
 mod determinism;
 mod errors;
+mod gpu_attention;
 mod gradients;
 mod harness;
 mod layout;

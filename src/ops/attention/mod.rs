@@ -2,8 +2,8 @@
 //!
 //! The score matrix is never stored: forward walks over tiles of keys with an online softmax and keeps
 //! the log-sum-exp of each query's scores; backward computes the scores again from it (Dao et al.,
-//! "FlashAttention", 2022, and Dao, "FlashAttention-2", 2023). In CUDA, a few queries of many keys, as when text is
-//! generated, have the keys cut into chunks for all multiprocessors (Dao et al., "Flash-Decoding for long-context
+//! "FlashAttention", 2022, and Dao, "FlashAttention-2", 2023). On GPUs a few queries of many keys, as when text is
+//! generated, have the keys cut into chunks for the whole device (Dao et al., "Flash-Decoding for long-context
 //! inference", 2023).
 
 mod cpu;

@@ -33,7 +33,7 @@ pub struct Params {
     pub keep_scale: f32,
     /// Where the heads are counted from for dropout, in a part of a larger batch: wgpu's windows.
     pub first_head: u32,
-    /// Keys that a block of CUDA's forward visits, if they are cut, and how many such chunks there are.
+    /// Keys that a block or workgroup of the forward visits, if they are cut, and how many such chunks there are.
     pub chunk: u32,
     pub chunks: u32,
 }

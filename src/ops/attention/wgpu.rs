@@ -9,10 +9,13 @@ use crate::ops::launch::wgpu::{PHILOX, check_size, output};
 use crate::ops::launch::windows;
 use crate::{DType, Result, Shape, Tensor};
 
-const COMMON: &str = include_str!("../../../kernels/attention/common.wgsl");
+const PARAMS: &str = include_str!("../../../kernels/attention/params.wgsl");
 const LANES: &str = include_str!("../../../kernels/attention/lanes.wgsl");
 const LANES_SUBGROUP: &str = include_str!("../../../kernels/attention/lanes_subgroup.wgsl");
+const COMMON: &str = include_str!("../../../kernels/attention/common.wgsl");
 const FORWARD: &str = include_str!("../../../kernels/attention/forward.wgsl");
+const COMBINE: &str = include_str!("../../../kernels/attention/combine.wgsl");
+const ROWSUM: &str = include_str!("../../../kernels/attention/rowsum.wgsl");
 const BACKWARD: &str = include_str!("../../../kernels/attention/backward.wgsl");
 
 /// Kernels read four elements at a time, and count in such quads.
@@ -21,84 +24,154 @@ const QUAD: usize = 4;
 /// What every WebGPU device has.
 const WORKGROUP_MEMORY: usize = 16 << 10;
 
-/// The entry points.
-#[derive(Clone, Copy)]
+/// With more, an RDNA 2 has room for fewer than three waves a SIMD, and arithmetic waits.
+const GPU_WORKGROUP_MEMORY: usize = 13 << 10;
+
+/// Queries of a head that are so few that keys are cut instead, into chunks for about so many workgroups: which is what
+/// a large GPU runs at a time. WebGPU does not tell how many that is.
+const FEW: usize = 16;
+const GROUPS: usize = 512;
+
+/// The passes that own rows and visit others.
+#[derive(Clone, Copy, PartialEq, Eq)]
 enum Pass {
     Forward,
-    Delta,
     Queries,
     Keys,
 }
 
-/// How a kernel is cut, see kernels/attention/common.wgsl.
+/// How a pass is cut, see kernels/attention/common.wgsl.
 #[derive(Clone, Copy)]
 struct Plan {
+    pass: Pass,
     split: u32,
     rows: u32,
     block: u32,
     tile: u32,
+    step: u32,
     subgroups: bool,
 }
 
 impl Plan {
-    /// For a kernel whose teams keep `matrices` times as many numbers as their rows have, and exchange
-    /// as many quads for every eight rows that they visit; `owned` is how many rows there are to own.
-    fn new(class: Class, spec: &Spec, head_dim: usize, matrices: usize, owned: usize) -> Self {
-        let (split, rows, block, subgroups) = if class.software {
-            // Registers are memory there, and the cost is in loads: two rows share them. Compiling
-            // takes longer the more there is, which is felt for long rows.
+    /// For `owned` rows, of a head or of some.
+    fn new(class: Class, spec: &Spec, head_dim: usize, pass: Pass, owned: usize) -> Self {
+        let quads = head_dim / QUAD;
+        let cut = |split: usize, rows: usize, block: usize, step: usize, limit: usize| {
+            let mut plans = [16, 8, 4].into_iter().map(|tile| {
+                let [split, rows, block, step] = [split, rows, block, step.min(tile)].map(|n| n as u32);
+                Plan { pass, split, rows, block, tile: tile as u32, step, subgroups: false }
+            });
+            plans.find(|plan| plan.workgroup_memory(head_dim, spec.dropout.is_some()) <= limit)
+        };
+        if class.software {
+            // Registers are memory there, and the cost is in loads: two rows share them. Compiling takes longer the more
+            // there is, which is felt for long rows.
             let rows = if head_dim <= 64 && owned > 64 { 2 } else { 1 };
-            let eight = class.subgroups.is_some_and(|smallest| smallest >= 8);
-            (1, rows, if owned <= 8 { 8 } else { 64 }, eight)
-        } else {
-            // 128 registers for the rows leave room for the rest below the 255 that a thread can have.
-            ((matrices * head_dim).div_ceil(128).next_power_of_two(), 1, 64, false)
+            let plan = cut(1, rows, if owned <= 8 { 8 } else { 64 }, 8, WORKGROUP_MEMORY);
+            let subgroups = class.subgroups.is_some_and(|smallest| smallest >= 8);
+            return Plan { subgroups, ..plan.expect("a tile of 4 fits") };
+        }
+        // Rows of a team and quads that a member has of each. With 128 registers for what is owned and summed up, of two
+        // matrices or of four, the rest fits into the 168 with which an RDNA 2 runs three waves a SIMD.
+        let (matrices, cuts): (usize, &[(usize, usize)]) = match pass {
+            Pass::Forward if owned <= FEW => (2, &[(1, 4)]),
+            Pass::Forward => (2, &[(4, 4), (2, 8)]),
+            _ => (4, &[(2, 4), (1, 8)]),
         };
-        let fits = |tile: usize| {
-            let line = head_dim.div_ceil(4).next_multiple_of(split);
-            let exchange = if split > 1 { matrices * rows * block * tile.min(8) / 8 } else { 1 };
-            let kept = if spec.dropout.is_some() { tile / 4 * (block / split * rows) } else { 1 };
-            16 * ((2 * line + 1) * (tile + 1) + exchange) + 4 * kept <= WORKGROUP_MEMORY
-        };
-        let tile = [16, 8].into_iter().find(|&tile| fits(tile)).unwrap_or(4);
-        Plan { split: split as u32, rows: rows as u32, block: block as u32, tile: tile as u32, subgroups }
+        let plans = cuts.iter().filter_map(|&(rows, held)| {
+            let split = quads.div_ceil(held).next_power_of_two();
+            // A team of one, which waits for nobody, keeps what it reads of the tile in registers.
+            let spills = split == 1 && matrices * rows * quads > 16;
+            let step = if split == 1 && pass == Pass::Forward { 8 } else { 4 };
+            if spills { None } else { cut(split, rows, 64, step, GPU_WORKGROUP_MEMORY) }
+        });
+        // Quads beyond the row are computed and not used.
+        let padding = |plan: &Plan| quads.next_multiple_of(plan.split as usize) - quads;
+        plans.min_by_key(|plan| 8 * padding(plan) > quads).expect("the last fits")
     }
 
-    /// Workgroups for `owned` rows.
-    fn bands(&self, owned: usize) -> usize {
-        owned.div_ceil((self.block / self.split * self.rows) as usize)
+    /// Rows that a workgroup owns.
+    fn band(&self) -> usize {
+        (self.block / self.split * self.rows) as usize
     }
 
-    fn kernel(&self, pass: Pass, spec: &Spec, head_dim: usize, dtype: DType, params: &Params) -> Kernel {
-        let (name, entry) = match pass {
-            Pass::Forward => ("attention", "forward"),
-            Pass::Delta => ("attention_backward", "rowsum"),
-            Pass::Queries => ("attention_backward", "dq"),
-            Pass::Keys => ("attention_backward", "dkdv"),
-        };
+    /// In bytes, by the declarations in the sources.
+    fn workgroup_memory(&self, head_dim: usize, dropout: bool) -> usize {
+        let [split, rows, block, tile, step] =
+            [self.split, self.rows, self.block, self.tile, self.step].map(|n| n as usize);
+        let line = (head_dim / QUAD).next_multiple_of(split);
+        let shared = if split > 1 { 4 * rows * step * (block + block / split) + 4 * self.band() } else { 0 };
+        let kept = if dropout { (tile / 4 * self.band()).max(block) } else { 0 };
+        16 * (2 * line + 1) * (tile + 1) + shared + 4 * kept
+    }
+
+    /// `out` is what the forward's result is stored as.
+    fn kernel(&self, spec: &Spec, head_dim: usize, [dtype, out]: [DType; 2], params: &Params) -> Kernel {
         // Products that a pair of rows takes part in: scores and values; scores, dP and dQ; scores, dP, dV and dK.
-        let products = match pass {
-            Pass::Forward => 2,
-            Pass::Delta => 0,
-            Pass::Queries => 3,
-            Pass::Keys => 4,
+        let (name, entry, products) = match self.pass {
+            Pass::Forward => ("attention", "forward", 2),
+            Pass::Queries => ("attention_backward", "dq", 3),
+            Pass::Keys => ("attention_backward", "dkdv", 4),
         };
-        let flops = 2 * products * head_dim as u64 * params.pairs();
-        let source: &[&str] = match (pass, self.subgroups) {
-            (Pass::Forward, true) => &[PHILOX, LANES_SUBGROUP, COMMON, FORWARD],
-            (Pass::Forward, false) => &[PHILOX, LANES, COMMON, FORWARD],
-            (_, true) => &[PHILOX, LANES_SUBGROUP, COMMON, BACKWARD],
-            (_, false) => &[PHILOX, LANES, COMMON, BACKWARD],
+        let source: &[&str] = match (self.pass, self.subgroups) {
+            (Pass::Forward, true) => &[PHILOX, PARAMS, LANES_SUBGROUP, COMMON, FORWARD],
+            (Pass::Forward, false) => &[PHILOX, PARAMS, LANES, COMMON, FORWARD],
+            (_, true) => &[PHILOX, PARAMS, LANES_SUBGROUP, COMMON, BACKWARD],
+            (_, false) => &[PHILOX, PARAMS, LANES, COMMON, BACKWARD],
         };
-        Kernel::builtin(name, source, entry)
+        let kernel = Kernel::builtin(name, source, entry)
             .with("D", head_dim as u32)
             .with("SPLIT", self.split)
             .with("ROWS", self.rows)
             .with("BLOCK", self.block)
             .with("TILE", self.tile)
+            .with("STEP", self.step)
             .with("DROPOUT", spec.dropout.is_some())
-            .with("T", dtype)
-            .work(Work { flops, bytes: None })
+            .with("T", dtype);
+        let kernel = if self.pass == Pass::Forward { kernel.with("O", out) } else { kernel };
+        kernel.work(Work { flops: 2 * products * head_dim as u64 * params.pairs(), bytes: None })
+    }
+}
+
+/// Threads of the workgroups that deal with one row or quad each.
+const THREADS: usize = 64;
+
+fn rowsum_kernel(head_dim: usize, dtype: DType) -> Kernel {
+    Kernel::builtin("attention_rowsum", &[PARAMS, ROWSUM], "rowsum")
+        .with("D", head_dim as u32)
+        .with("BLOCK", THREADS as u32)
+        .with("T", dtype)
+}
+
+fn combine_kernel(head_dim: usize, dtype: DType) -> Kernel {
+    Kernel::builtin("attention_combine", &[PARAMS, COMBINE], "combine")
+        .with("D", head_dim as u32)
+        .with("BLOCK", THREADS as u32)
+        .with("T", dtype)
+}
+
+/// Of a forward: whether the heads that read a key head share workgroups, and into how many chunks of how many keys
+/// these are cut.
+#[derive(Clone, Copy)]
+struct Chunks {
+    grouped: bool,
+    keys: usize,
+    count: usize,
+}
+
+impl Chunks {
+    fn new(class: Class, spec: &Spec, sizes: &Sizes) -> Self {
+        let Sizes { batch, heads, kv_heads, q_len, k_len, .. } = *sizes;
+        // What the queries of a workgroup see.
+        let seen = spec.window.map_or(k_len, |window| window.saturating_add(q_len + 2).min(k_len));
+        if q_len > FEW || spec.dropout.is_some() || seen == 0 {
+            return Chunks { grouped: false, keys: 0, count: 1 };
+        }
+        // Partial results are written and read again: no more than a quarter of the chunk's keys and values.
+        let least = if class.software { seen } else { (8 * q_len * (heads / kv_heads)).max(64) };
+        let wanted = GROUPS.div_ceil((batch * kv_heads).max(1));
+        let keys = seen.div_ceil(wanted).max(least).next_multiple_of(16);
+        Chunks { grouped: true, keys, count: seen.div_ceil(keys) }
     }
 }
 
@@ -121,27 +194,45 @@ pub fn forward(device: &WgpuDevice, spec: &Spec, x: &[Tensor]) -> Result<Vec<Ten
     let o = output("attention", device, &Shape::from((batch, heads * q_len * head_dim)), dtype)?;
     let lse = output("attention", device, &Shape::from((batch, heads, q_len)), DType::F32)?;
 
-    let plan = Plan::new(device.class(), spec, head_dim, 2, q_len);
+    let chunks = Chunks::new(device.class(), spec, &sizes);
+    let sharers = if chunks.grouped { heads / sizes.kv_heads } else { 1 };
+    let plan = Plan::new(device.class(), spec, head_dim, Pass::Forward, q_len * sharers);
     let mut first_head = 0;
     let parts = [windows::view(&q), windows::view(&k), windows::view(&v), windows::output(&o), windows::output(&lse)];
     windows::batches(parts, |[q, k, v, o, lse]| {
         let batch = lse.dims()[0];
         let ((q, q_at), (k, k_at), (v, v_at)) = (window(q)?, window(k)?, window(v)?);
-        let sizes = Params::new(&Sizes { batch, ..sizes }, spec, QUAD);
-        let params = Params { q: q_at, k: k_at, v: v_at, first_head, ..sizes };
+        let params = Params {
+            q: q_at,
+            k: k_at,
+            v: v_at,
+            first_head,
+            chunk: chunks.keys as u32,
+            chunks: chunks.count as u32,
+            ..Params::new(&Sizes { batch, ..sizes }, spec, QUAD)
+        };
         first_head += (batch * heads) as u32;
-        let outputs = (o.wgpu()?, lse.wgpu()?);
+        let groups = (q_len * sharers).div_ceil(plan.band()) * batch * (heads / sharers) * chunks.count;
+        let run = |o: &Buffer, lse: &Buffer, out: DType, params: &Params| {
+            let kernel = plan.kernel(spec, head_dim, [dtype, out], params);
+            let inputs = [&q, &k, &v].map(Binding::Read);
+            let outputs = [o, lse].map(Binding::Write);
+            device.run(&kernel, &[&inputs[..], &outputs[..]].concat(), params, fold_groups(groups))
+        };
+        let (o, lse) = (o.wgpu()?, lse.wgpu()?);
+        if chunks.count == 1 {
+            return run(&o, &lse, dtype, &params);
+        }
+        let queries = batch * heads * q_len;
+        let of_chunks = |width| device.alloc("attention", chunks.count * queries * width * 4);
+        let (chunk_o, chunk_lse) = (of_chunks(head_dim)?, of_chunks(1)?);
+        let dense = place(&[heads * q_len * head_dim, q_len * head_dim, head_dim], 0, QUAD);
+        run(&chunk_o, &chunk_lse, DType::F32, &Params { o: dense, ..params })?;
         device.run(
-            &plan.kernel(Pass::Forward, spec, head_dim, dtype, &params),
-            &[
-                Binding::Read(&q),
-                Binding::Read(&k),
-                Binding::Read(&v),
-                Binding::Write(&outputs.0),
-                Binding::Write(&outputs.1),
-            ],
+            &combine_kernel(head_dim, dtype),
+            &[Binding::Read(&chunk_o), Binding::Read(&chunk_lse), Binding::Write(&o), Binding::Write(&lse)],
             &params,
-            fold_groups(plan.bands(q_len) * batch * heads),
+            fold_groups((queries * head_dim / QUAD).div_ceil(THREADS)),
         )
     })?;
     Ok(vec![sizes.heads_inside(o, heads, q_len)?, lse])
@@ -159,8 +250,8 @@ pub fn backward(device: &WgpuDevice, spec: &Spec, x: &[Tensor]) -> Result<Vec<Te
     let dq = output(name, device, &of_queries, dtype)?;
     let (dk, dv) = (output(name, device, &of_keys, dtype)?, output(name, device, &of_keys, dtype)?);
 
-    let by_query = Plan::new(device.class(), spec, head_dim, 4, q_len);
-    let by_key = Plan::new(device.class(), spec, head_dim, 4, k_len);
+    let by_query = Plan::new(device.class(), spec, head_dim, Pass::Queries, q_len);
+    let by_key = Plan::new(device.class(), spec, head_dim, Pass::Keys, k_len);
     let mut first_head = 0;
     let [q, k, v, o, dout, lse] = [&q, &k, &v, &o, &dout, lse].map(windows::view);
     let outputs = [&delta, &dq, &dk, &dv].map(windows::output);
@@ -176,23 +267,23 @@ pub fn backward(device: &WgpuDevice, spec: &Spec, x: &[Tensor]) -> Result<Vec<Te
         let (lse, delta) = (lse.wgpu()?, delta.wgpu()?);
 
         device.run(
-            &by_query.kernel(Pass::Delta, spec, head_dim, dtype, &params),
+            &rowsum_kernel(head_dim, dtype),
             &[Binding::Read(&o), Binding::Read(&dout), Binding::Write(&delta)],
             &params,
-            fold_groups((batch * heads * q_len).div_ceil(by_query.block as usize)),
+            fold_groups((batch * heads * q_len).div_ceil(THREADS)),
         )?;
         let inputs = [&q, &k, &v, &dout, &lse, &delta].map(Binding::Read);
         device.run(
-            &by_query.kernel(Pass::Queries, spec, head_dim, dtype, &params),
+            &by_query.kernel(spec, head_dim, [dtype; 2], &params),
             &[&inputs[..], &[Binding::Write(&dq.wgpu()?)]].concat(),
             &params,
-            fold_groups(by_query.bands(q_len) * batch * heads),
+            fold_groups(q_len.div_ceil(by_query.band()) * batch * heads),
         )?;
         device.run(
-            &by_key.kernel(Pass::Keys, spec, head_dim, dtype, &params),
+            &by_key.kernel(spec, head_dim, [dtype; 2], &params),
             &[&inputs[..], &[Binding::Write(&dk.wgpu()?), Binding::Write(&dv.wgpu()?)]].concat(),
             &params,
-            fold_groups(by_key.bands(k_len) * batch * kv_heads),
+            fold_groups(k_len.div_ceil(by_key.band()) * batch * kv_heads),
         )
     })?;
     Ok(vec![
@@ -210,7 +301,7 @@ pub(crate) fn launched(class: Class) -> Vec<Launched> {
 
     let mut all = Vec::new();
     for dtype in FLOATS {
-        for head_dim in [8, 40, 64, 72, 96, 112, 128, 136, 192, 256] {
+        for head_dim in [8, 16, 40, 64, 72, 96, 112, 128, 136, 192, 256] {
             for p in [None, Some(0.1)] {
                 let dropout = p.map(|p| Drop { p, stream: Stream { seed: 0, offset: 0 } });
                 let spec = Spec { causal: true, scale: 1.0, window: None, dropout };
@@ -218,14 +309,17 @@ pub(crate) fn launched(class: Class) -> Vec<Launched> {
                     let sizes =
                         Sizes { batch: 1, heads: 1, kv_heads: 1, q_len: owned, k_len: owned, head_dim };
                     let params = Params::new(&sizes, &spec, QUAD);
-                    for (pass, matrices) in
-                        [(Pass::Forward, 2), (Pass::Delta, 4), (Pass::Queries, 4), (Pass::Keys, 4)]
-                    {
-                        let plan = Plan::new(class, &spec, head_dim, matrices, owned);
-                        all.push(plan.kernel(pass, &spec, head_dim, dtype, &params).into());
+                    for pass in [Pass::Forward, Pass::Queries, Pass::Keys] {
+                        let plan = Plan::new(class, &spec, head_dim, pass, owned);
+                        all.push(plan.kernel(&spec, head_dim, [dtype; 2], &params).into());
+                        if pass == Pass::Forward && p.is_none() && !class.software {
+                            all.push(plan.kernel(&spec, head_dim, [dtype, DType::F32], &params).into());
+                        }
                     }
                 }
             }
+            all.push(rowsum_kernel(head_dim, dtype).into());
+            all.push(combine_kernel(head_dim, dtype).into());
         }
     }
     all
