@@ -65,14 +65,8 @@ fn bytes(bytes: u64) -> String {
 }
 
 fn devices() -> String {
-    let sections = [
-        vec![cpu()],
-        #[cfg(feature = "wgpu")]
-        wgpu(),
-        #[cfg(feature = "cuda")]
-        cuda(),
-    ];
-    let mut text: String = sections.into_iter().flatten().map(|section| section.0 + "\n").collect();
+    let sections = std::iter::once(cpu()).chain(wgpu()).chain(cuda());
+    let mut text: String = sections.map(|section| section.0 + "\n").collect();
     let _ = writeln!(text, "auto is {}", Device::best());
     text
 }
@@ -91,6 +85,24 @@ fn vectors() -> &'static str {
         return "AVX2";
     }
     if cfg!(target_arch = "aarch64") { "NEON" } else { "the target's" }
+}
+
+/// What stands for devices that a feature of the crate would bring.
+#[cfg(not(all(feature = "wgpu", feature = "cuda")))]
+fn without(feature: &str) -> Vec<Section> {
+    vec![
+        Section::new(feature).line("none", "this program was built without the crate's feature of that name"),
+    ]
+}
+
+#[cfg(not(feature = "wgpu"))]
+fn wgpu() -> Vec<Section> {
+    without("wgpu")
+}
+
+#[cfg(not(feature = "cuda"))]
+fn cuda() -> Vec<Section> {
+    without("cuda")
 }
 
 #[cfg(feature = "wgpu")]
@@ -222,9 +234,7 @@ mod tests {
         let text = devices();
         assert!(text.starts_with("cpu\n  threads"), "{text}");
         assert!(text.lines().last().unwrap().starts_with("auto is "), "{text}");
-        if cfg!(feature = "wgpu") {
-            assert!(text.contains("\nwgpu"), "{text}");
-        }
+        assert!(text.contains("\nwgpu") && text.contains("\ncuda"), "{text}");
         // Whatever is there says what it can do.
         let count = |words: &str| text.matches(words).count();
         assert_eq!(

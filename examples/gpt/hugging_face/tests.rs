@@ -151,8 +151,11 @@ fn greedy_tokens_are_those_of_transformers() {
     assert_eq!(greedy(&gpt2(&Device::Cpu), &theirs[..8], 16), theirs);
 }
 
-/// What the folder holds, by the names in the file.
-fn tensors(folder: &Path) -> BTreeMap<String, (Dtype, Vec<usize>, Vec<u8>)> {
+/// Tensors by the names in their file: dtypes, shapes and bytes.
+type Stored = BTreeMap<String, (Dtype, Vec<usize>, Vec<u8>)>;
+
+/// What the folder holds.
+fn tensors(folder: &Path) -> Stored {
     let bytes = fs::read(folder.join(MODEL)).unwrap();
     let file = SafeTensors::deserialize(&bytes).unwrap();
     let all = file.tensors().into_iter();
@@ -270,8 +273,7 @@ fn what_cannot_be_imported_is_named() {
         assert!(error.contains(words), "{key}: {error}");
     }
 
-    type Tensors = BTreeMap<String, (Dtype, Vec<usize>, Vec<u8>)>;
-    let with_tensors = |change: &dyn Fn(&mut Tensors)| {
+    let with_tensors = |change: &dyn Fn(&mut Stored)| {
         copy(&folder);
         let mut changed = tensors(&fixture());
         change(&mut changed);
