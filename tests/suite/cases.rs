@@ -778,7 +778,7 @@ pub fn cross_entropy() -> Vec<Case> {
                 let (rows, to) = (rows.clone(), targets.clone());
                 let f = move |x: &[Tensor]| {
                     let targets = Tensor::from_slice(&to, rows.clone(), &x[0].device())?;
-                    let options = CrossEntropyOptions { ignore_index, reduction };
+                    let options = CrossEntropyOptions { ignore_index, reduction, scale: 1.0 };
                     let logits = x[0].affine(2.0, 0.0)?;
                     if in_place {
                         logits.into_cross_entropy(&targets, options)
@@ -837,14 +837,15 @@ pub fn linear_cross_entropy() -> Vec<Case> {
     for (shape, c, v, chunk) in sizes {
         let n = shape.iter().product::<usize>();
         for reduction in [Reduction::Mean, Reduction::Sum, Reduction::None] {
-            for ignore_index in [None, Some(2u32), Some(u32::MAX)] {
+            for (ignore_index, scale) in [(None, 1.0), (Some(2u32), 1.0), (Some(u32::MAX), 0.25), (None, 8.0)]
+            {
                 let targets: Vec<u32> = (0..n)
                     .map(|i| match (i, ignore_index) {
                         (1, Some(ignore)) => ignore,
                         _ => (i * 5 + 3) as u32 % v as u32,
                     })
                     .collect();
-                let options = CrossEntropyOptions { ignore_index, reduction };
+                let options = CrossEntropyOptions { ignore_index, reduction, scale };
                 let name = format!("linear_cross_entropy {options:?}, {chunk:?} rows at a time");
                 let to = targets.clone();
                 let targets_on =

@@ -217,7 +217,7 @@ fn tables_and_heads() {
             let f = move |x: &[Tensor]| {
                 let targets: Vec<u32> = (0..67).map(|i| i * 3 % 131).collect();
                 let targets = Tensor::new(&targets, &x[0].device())?;
-                let options = CrossEntropyOptions { ignore_index: Some(9), reduction };
+                let options = CrossEntropyOptions { ignore_index: Some(9), reduction, scale: 1.0 };
                 let logits = x[0].affine(2.0, 0.0)?;
                 if in_place {
                     logits.into_cross_entropy(&targets, options)

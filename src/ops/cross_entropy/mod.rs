@@ -30,12 +30,21 @@ pub enum Reduction {
 }
 
 /// How [`Tensor::cross_entropy_with`] counts.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct CrossEntropyOptions {
     /// Rows with this target have neither loss nor gradient.
     pub ignore_index: Option<u32>,
     /// What becomes of the losses of the rows.
     pub reduction: Reduction,
+    /// What the loss is multiplied by, for loss scaling or for micro-batches. [`Tensor::linear_cross_entropy`] makes its
+    /// gradients so large from the start, so that those of 16 bits are rounded but once, and no pass over them is needed.
+    pub scale: f64,
+}
+
+impl Default for CrossEntropyOptions {
+    fn default() -> Self {
+        CrossEntropyOptions { ignore_index: None, reduction: Reduction::Mean, scale: 1.0 }
+    }
 }
 
 /// Inputs `[logits, targets]`: logits `[N, V]`, targets `[N]`; outputs the loss, f32 (f64 for f64),
@@ -142,7 +151,7 @@ pub(crate) fn row_losses(
     ignore_index: Option<u32>,
     gradient: bool,
 ) -> Result<Tensor> {
-    let options = CrossEntropyOptions { ignore_index, reduction: Reduction::None };
+    let options = CrossEntropyOptions { ignore_index, reduction: Reduction::None, scale: 1.0 };
     let gradient = gradient.then_some(Gradient::InPlace);
     crate::no_grad(|| apply1(CrossEntropy { options, gradient }, &[logits, targets]))
 }
@@ -205,5 +214,6 @@ fn loss(
     let gradient = (logits.requires_grad() && crate::is_recording()).then_some(gradient);
     let loss = apply1(CrossEntropy { options, gradient }, &[&logits, &targets.flatten_all()?])?;
     let rows = &shape.dims()[..shape.rank() - 1];
+    let loss = if options.scale == 1.0 { loss } else { loss.affine(options.scale, 0.0)? };
     if options.reduction == Reduction::None { loss.reshape(rows.to_vec()) } else { Ok(loss) }
 }

@@ -83,6 +83,7 @@ impl Chunks {
 struct LinearCrossEntropy {
     chunks: Chunks,
     reduction: Reduction,
+    scale: f64,
     wanted: Wanted,
 }
 
@@ -94,12 +95,12 @@ impl LinearCrossEntropy {
                 let [losses, ..] = self.chunks.run(x, w, targets, None, Wanted { x: false, w: false })?;
                 vec![losses]
             }
-            Reduction::Sum => {
+            Reduction::Sum if self.scale == 1.0 => {
                 let [losses, dx, dw] = self.chunks.run(x, w, targets, None, self.wanted)?;
                 vec![losses.sum_all()?, dx, dw]
             }
-            Reduction::Mean => {
-                let factor = self.one_over_count(targets, loss_dtype(x.dtype()))?;
+            Reduction::Sum | Reduction::Mean => {
+                let factor = self.factor(targets, loss_dtype(x.dtype()))?;
                 let scale = factor.to_dtype(x.dtype())?;
                 let [losses, dx, dw] = self.chunks.run(x, w, targets, Some(&scale), self.wanted)?;
                 vec![losses.sum_all()?.mul(&factor)?, dx, dw]
@@ -107,16 +108,20 @@ impl LinearCrossEntropy {
         })
     }
 
-    /// 1 / (the number of targets that count).
-    fn one_over_count(&self, targets: &Tensor, dtype: DType) -> Result<Tensor> {
+    /// The scale and, of a mean, 1 / (the number of targets that count).
+    fn factor(&self, targets: &Tensor, dtype: DType) -> Result<Tensor> {
         let device = targets.device();
-        let Some(ignore) = self.chunks.ignore_index else {
-            return Tensor::full(1.0 / targets.elements().max(1) as f64, (), dtype, &device);
+        let ignore = match (self.reduction, self.chunks.ignore_index) {
+            (Reduction::Mean, Some(ignore)) => ignore,
+            (Reduction::Mean, None) => {
+                return Tensor::full(self.scale / targets.elements().max(1) as f64, (), dtype, &device);
+            }
+            _ => return Tensor::full(self.scale, (), dtype, &device),
         };
         // Targets that count are below V, which f32 holds exactly; no other becomes one of them.
         let ignore = Tensor::full(ignore.into(), (), dtype, &device)?;
         let count = targets.to_dtype(dtype)?.ne(&ignore)?.to_dtype(dtype)?.sum_all()?;
-        count.clamp(1.0, f64::from(f32::MAX))?.recip()
+        count.clamp(1.0, f64::from(f32::MAX))?.recip()?.affine(self.scale, 0.0)
     }
 }
 
@@ -256,9 +261,13 @@ impl Tensor {
         let recording = crate::is_recording();
         let wanted = Wanted { x: recording && self.requires_grad(), w: recording && w.requires_grad() };
         let chunks = Chunks { ignore_index: options.ignore_index, rows };
-        let op = LinearCrossEntropy { chunks, reduction: options.reduction, wanted };
+        let op = LinearCrossEntropy { chunks, reduction: options.reduction, scale: options.scale, wanted };
         let x = self.reshape((targets.elements(), c))?;
         let loss = apply1(op, &[&x, w, &targets.flatten_all()?])?;
-        if options.reduction == Reduction::None { loss.reshape(shape.to_vec()) } else { Ok(loss) }
+        match options.reduction {
+            Reduction::None if options.scale != 1.0 => loss.affine(options.scale, 0.0)?.reshape(shape.to_vec()),
+            Reduction::None => loss.reshape(shape.to_vec()),
+            _ => Ok(loss),
+        }
     }
 }
