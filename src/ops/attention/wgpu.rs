@@ -27,10 +27,13 @@ const WORKGROUP_MEMORY: usize = 16 << 10;
 /// With more, an RDNA 2 has room for fewer than three waves a SIMD, and arithmetic waits.
 const GPU_WORKGROUP_MEMORY: usize = 13 << 10;
 
-/// Queries of a head that are so few that keys are cut instead, into chunks for about so many workgroups: which is what
-/// a large GPU runs at a time. WebGPU does not tell how many that is.
+/// Queries of a head that are so few that keys are cut instead.
 const FEW: usize = 16;
+
+/// Workgroups that keys are cut for: what a large GPU runs at a time, and a processor. WebGPU does not tell how many
+/// that are.
 const GROUPS: usize = 512;
+const SOFTWARE_GROUPS: usize = 4;
 
 /// The passes that own rows and visit others.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -168,8 +171,9 @@ impl Chunks {
             return Chunks { grouped: false, keys: 0, count: 1 };
         }
         // Partial results are written and read again: no more than a quarter of the chunk's keys and values.
-        let least = if class.software { seen } else { (8 * q_len * (heads / kv_heads)).max(64) };
-        let wanted = GROUPS.div_ceil((batch * kv_heads).max(1));
+        let least = (8 * q_len * (heads / kv_heads)).max(64);
+        let groups = if class.software { SOFTWARE_GROUPS } else { GROUPS };
+        let wanted = groups.div_ceil((batch * kv_heads).max(1));
         let keys = seen.div_ceil(wanted).max(least).next_multiple_of(16);
         Chunks { grouped: true, keys, count: seen.div_ceil(keys) }
     }
@@ -312,7 +316,7 @@ pub(crate) fn launched(class: Class) -> Vec<Launched> {
                     for pass in [Pass::Forward, Pass::Queries, Pass::Keys] {
                         let plan = Plan::new(class, &spec, head_dim, pass, owned);
                         all.push(plan.kernel(&spec, head_dim, [dtype; 2], &params).into());
-                        if pass == Pass::Forward && p.is_none() && !class.software {
+                        if pass == Pass::Forward && p.is_none() {
                             all.push(plan.kernel(&spec, head_dim, [dtype, DType::F32], &params).into());
                         }
                     }
