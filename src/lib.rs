@@ -4,7 +4,8 @@
 //!   products and the fused ops ([`Tensor::attention`], [`Tensor::layer_norm`],
 //!   [`Tensor::linear_activation`], [`Tensor::cross_entropy`] ...) as methods.
 //! - [`Var`]: a parameter, whose gradient [`Tensor::backward`] accumulates; [`no_grad`] turns recording off.
-//! - [`optim`]: AdamW in one kernel over all parameters, clipping, schedules.
+//!   [`checkpoint`] saves memory: backward repeats a part of forward.
+//! - [`optim`]: AdamW in one kernel over all parameters, LAMB, clipping, schedules, loss scaling.
 //! - [`op`]: the trait [`op::Op`] by which the built-in ops run, and yours; [`autograd`]: what its
 //!   backward sees.
 //! - [`device`]: memory and kernels of the CPU and of GPUs through wgpu, for use on their own; [`Device::profile`] times them.
@@ -56,4 +57,4 @@ pub use ops::matmul::Activation;
 pub use ops::rotary::RotaryPairs;
 pub use shape::{D, Dim, Dims, Layout, MAX_RANK, Shape};
 pub use tensor::autograd::{self, is_recording, no_grad};
-pub use tensor::{Tensor, Var, op};
+pub use tensor::{Tensor, Var, checkpoint, op};

@@ -1,6 +1,6 @@
 //! Memory that the CPU's pool holds. A binary and one test of its own: the pool is the process's.
 
-use tilewright::{CrossEntropyOptions, DType, Device, Tensor, Var};
+use tilewright::{CrossEntropyOptions, DType, Device, Tensor, Var, checkpoint};
 
 const N: usize = 1 << 20;
 const BYTES: u64 = 4 * N as u64;
@@ -36,6 +36,14 @@ fn memory_goes_back_when_it_should() {
     let y = x.exp().unwrap().exp().unwrap().exp().unwrap();
     assert_eq!(in_use(), base + 3 * BYTES);
     drop(y);
+    assert_eq!(in_use(), base);
+
+    // Of what backward repeats only the inputs are kept.
+    let y = checkpoint(&[&x], |x| Ok(vec![x[0].exp()?.exp()?.exp()?])).unwrap().remove(0);
+    assert_eq!(in_use(), base + BYTES);
+    y.sum_all().unwrap().backward().unwrap();
+    drop(y);
+    x.clear_grad();
     assert_eq!(in_use(), base);
 
     // Backward frees activations as it consumes them: while it walks back over a chain of twenty, there

@@ -22,14 +22,23 @@ thread_local! {
 
 /// Runs `f` without recording gradients on this thread.
 pub fn no_grad<T>(f: impl FnOnce() -> T) -> T {
+    recording(false, f)
+}
+
+fn recording<T>(on: bool, f: impl FnOnce() -> T) -> T {
     struct Restore(bool);
     impl Drop for Restore {
         fn drop(&mut self) {
             RECORDING.set(self.0);
         }
     }
-    let _restore = Restore(RECORDING.replace(false));
+    let _restore = Restore(RECORDING.replace(on));
     f()
+}
+
+/// Runs `f` with recording on, as a backward that repeats a forward needs it.
+pub(crate) fn with_recording<T>(f: impl FnOnce() -> T) -> T {
+    recording(true, f)
 }
 
 /// False inside [`no_grad`].
@@ -87,10 +96,30 @@ impl Leaf {
     }
 }
 
-/// One recorded op.
+/// Runs a part of the forward pass again.
+type Repeat = Box<dyn Fn(&[Tensor]) -> Result<Vec<Tensor>> + Send + Sync>;
+
+/// How a node's gradients are found.
+enum Source {
+    /// By the backward of an op.
+    Op(Box<dyn Op>),
+    /// By going back through what comes of repeating it (see [`crate::checkpoint`]).
+    Repeat(Repeat),
+}
+
+impl Source {
+    fn name(&self) -> &'static str {
+        match self {
+            Source::Op(op) => op.name(),
+            Source::Repeat(_) => super::recompute::NAME,
+        }
+    }
+}
+
+/// One recorded op, or a part of the forward pass to be repeated.
 pub(crate) struct Node {
     id: u64,
-    op: Box<dyn Op>,
+    source: Source,
     inputs: Vec<Input>,
     /// Shape and dtype of each visible output.
     outputs: Vec<(Shape, DType)>,
@@ -134,7 +163,6 @@ impl Drop for Node {
 
 /// Gives `outputs` their place in the graph and keeps what `saves` names.
 pub(crate) fn record(op: impl Op, saves: Saves, inputs: &[&Tensor], mut outputs: Vec<Tensor>) -> Vec<Tensor> {
-    static NEXT_ID: AtomicU64 = AtomicU64::new(0);
     let keep = |tensors: &[&Tensor], wanted: &[usize]| {
         let saved = |(i, &t)| wanted.contains(&i).then(|| SavedTensor::new(t));
         tensors.iter().enumerate().map(saved).collect()
@@ -144,6 +172,22 @@ pub(crate) fn record(op: impl Op, saves: Saves, inputs: &[&Tensor], mut outputs:
         outputs: keep(&outputs.iter().collect::<Vec<_>>(), saves.outputs),
     };
     outputs.truncate(op.outputs());
+    attach(Source::Op(Box::new(op)), saved, inputs, outputs)
+}
+
+/// Gives `outputs` their place in the graph, behind which `repeat` makes them of `inputs` once more.
+pub(crate) fn record_repeat(
+    repeat: impl Fn(&[Tensor]) -> Result<Vec<Tensor>> + Send + Sync + 'static,
+    inputs: &[&Tensor],
+    outputs: Vec<Tensor>,
+) -> Vec<Tensor> {
+    let saved =
+        Saved { inputs: inputs.iter().map(|&t| Some(SavedTensor::new(t))).collect(), outputs: vec![] };
+    attach(Source::Repeat(Box::new(repeat)), saved, inputs, outputs)
+}
+
+fn attach(source: Source, saved: Saved, inputs: &[&Tensor], outputs: Vec<Tensor>) -> Vec<Tensor> {
+    static NEXT_ID: AtomicU64 = AtomicU64::new(0);
     #[cfg_attr(
         feature = "wgpu",
         expect(
@@ -153,7 +197,7 @@ pub(crate) fn record(op: impl Op, saves: Saves, inputs: &[&Tensor], mut outputs:
     )]
     let node = Arc::new(Node {
         id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
-        op: Box::new(op),
+        source,
         inputs: (inputs.iter())
             .map(|t| Input { edge: t.edge().clone(), shape: t.shape().clone(), dtype: t.dtype() })
             .collect(),
@@ -190,7 +234,7 @@ pub struct Target {
 
 impl Backward<'_> {
     fn saved<'s>(&self, list: &'s [Option<SavedTensor>], i: usize, what: &str) -> Result<&'s Tensor> {
-        let op = self.node.op.name();
+        let op = self.node.source.name();
         match list.get(i) {
             Some(Some(SavedTensor(t, version))) if t.storage().version() == *version => Ok(t),
             Some(Some(_)) => Err(Error::ModifiedInPlace { op }),
@@ -226,7 +270,7 @@ impl Backward<'_> {
                 let (shape, dtype) = &self.node.outputs[i];
                 Tensor::zeros(shape, *dtype, &self.device)
             }
-            None => Err(Error::backward(format!("{} has no output {i}", self.node.op.name()))),
+            None => Err(Error::backward(format!("{} has no output {i}", self.node.source.name()))),
         }
     }
 
@@ -297,6 +341,15 @@ fn target(node: &Node, i: usize, pending: &Pending, device: &crate::Device) -> R
     }
 }
 
+/// What a node was made from, in its old place in the graph.
+fn repeated_inputs(node: &Node, saved: Saved) -> Result<Vec<Tensor>> {
+    let input = |(saved, input): (SavedTensor, &Input)| match saved.0.storage().version() == saved.1 {
+        true => Ok(saved.0.with_edge(input.edge.clone())),
+        false => Err(Error::ModifiedInPlace { op: node.source.name() }),
+    };
+    saved.inputs.into_iter().flatten().zip(&node.inputs).map(input).collect()
+}
+
 fn deliver(edge: &Edge, grad: Tensor, pending: &mut Pending) -> Result<()> {
     match edge {
         Edge::None => Ok(()),
@@ -352,6 +405,16 @@ fn run(roots: &[(&Tensor, Tensor)], one: Option<&Tensor>) -> Result<()> {
             let saved = node.saved.lock().take().ok_or_else(|| {
                 Error::backward("this graph was consumed by an earlier backward; run the forward pass again")
             })?;
+            let op = match &node.source {
+                Source::Op(op) => op,
+                Source::Repeat(repeat) => {
+                    // The fresh nodes are younger than all that are pending, and so the next ones.
+                    for (output, grad) in repeat(&repeated_inputs(&node, saved)?)?.iter().zip(grads) {
+                        grad.map_or(Ok(()), |grad| deliver(output.edge(), grad, &mut pending))?;
+                    }
+                    continue;
+                }
+            };
             let device = grads.iter().flatten().next().expect("a pending node has a gradient").device();
             // A gradient's memory that the op also reads, because the caller made it an operand, is no
             // place to write to while it runs.
@@ -363,10 +426,10 @@ fn run(roots: &[(&Tensor, Tensor)], one: Option<&Tensor>) -> Result<()> {
                 .map(|i| Ok(target(&node, i, &pending, &device)?.filter(|t| !read(t))))
                 .collect::<Result<_>>()?;
             let ctx = Backward { node: &node, saved, grads, one, device, targets };
-            let results = node.op.backward(&ctx)?;
+            let results = op.backward(&ctx)?;
             let targets = ctx.finish();
             if results.len() != node.inputs.len() {
-                let (name, given, inputs) = (node.op.name(), results.len(), node.inputs.len());
+                let (name, given, inputs) = (op.name(), results.len(), node.inputs.len());
                 return Err(Error::backward(format!("{name} gave {given} gradients for {inputs} inputs")));
             }
             for ((input, grad), target) in node.inputs.iter().zip(results).zip(targets) {
@@ -380,7 +443,7 @@ fn run(roots: &[(&Tensor, Tensor)], one: Option<&Tensor>) -> Result<()> {
                     continue;
                 }
                 if grad.shape() != &input.shape {
-                    let reason = format!("the gradient of {} has the wrong shape", node.op.name());
+                    let reason = format!("the gradient of {} has the wrong shape", op.name());
                     return Err(Error::shape("backward", &[&input.shape, grad.shape()], reason));
                 }
                 deliver(&input.edge, grad, &mut pending)?;

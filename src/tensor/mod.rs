@@ -3,6 +3,7 @@
 pub mod autograd;
 pub(crate) mod host;
 pub mod op;
+mod recompute;
 mod storage;
 mod var;
 
@@ -11,6 +12,7 @@ use std::sync::Arc;
 
 use autograd::Edge;
 pub(crate) use host::with_element;
+pub use recompute::checkpoint;
 pub(crate) use storage::{Data, IdRange, Storage};
 pub use var::Var;
 

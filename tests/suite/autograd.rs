@@ -6,9 +6,12 @@ use tilewright::device::cuda::{self, CudaDevice};
 #[cfg(feature = "wgpu")]
 use tilewright::device::wgpu::{self, WgpuDevice};
 use tilewright::op::{Op, Saves, apply, apply1};
-use tilewright::{CrossEntropyOptions, DType, Device, Error, Result, Tensor, Var, is_recording, no_grad};
+use tilewright::{
+    Activation, AttentionOptions, CrossEntropyOptions, DType, Device, Error, Result, Tensor, Var, checkpoint,
+    is_recording, no_grad,
+};
 
-use crate::harness::{every_device, normal, place};
+use crate::harness::{bits, every_device, label, normal, place, seeded};
 
 fn var(device: &Device, values: &[f32]) -> Var {
     Var::new(&Tensor::new(values, device).unwrap()).unwrap()
@@ -580,4 +583,108 @@ fn a_careless_op_gets_an_error_and_no_panic() {
     x.zero_grad();
     run(fine()).unwrap();
     assert_eq!(grad(&x), [1.0, 1.0]);
+}
+
+/// A block with everything that draws random numbers or saves much, of weights that are no inputs.
+fn block(x: &Tensor, w: &[Var; 4]) -> Result<Vec<Tensor>> {
+    let (b, t, c) = x.dims3()?;
+    let normed = x.layer_norm(&w[0], None, 1e-5)?;
+    let qkv = normed.linear(&w[1], None)?.chunk(3, 2)?;
+    let heads = |x: &Tensor| x.reshape((b, t, 2, c / 2))?.transpose(1, 2);
+    let options = AttentionOptions { causal: true, dropout: 0.2, ..Default::default() };
+    let y = heads(&qkv[0])?.attention(&heads(&qkv[1])?, &heads(&qkv[2])?, &options)?;
+    let y = y.transpose(1, 2)?.reshape((b, t, c))?.dropout(0.3)?;
+    let h = x.add(&y)?.linear_activation(&w[2], None, Activation::Gelu)?;
+    Ok(vec![h.linear(&w[3], None)?.dropout(0.1)?.add(x)?, y])
+}
+
+/// Three blocks one after another, each repeated in backward or not: gradients of the input and all weights, the loss, and
+/// where the random numbers then stand.
+fn three_blocks(dtype: DType, device: &Device, repeated: bool) -> (Vec<Vec<u64>>, u64) {
+    let var = |seed, shape: &[usize]| {
+        let x = normal(seed, shape).affine(0.3, 0.0).unwrap();
+        let var = Var::new(&place(&x, dtype, device).unwrap()).unwrap();
+        var.set_grad_dtype(if dtype.size() == 2 { DType::F32 } else { dtype }).unwrap();
+        var
+    };
+    let input = var(1, &[2, 5, 16]);
+    let layers: Vec<[Var; 4]> = (0..3)
+        .map(|i| {
+            [(2, vec![16]), (3, vec![48, 16]), (4, vec![32, 16]), (5, vec![16, 32])]
+                .map(|(s, n)| var(10 * i + s, &n))
+        })
+        .collect();
+    let mut stand = 0;
+    let loss = seeded(device, 40, || {
+        let mut x = input.affine(1.0, 0.0)?;
+        let mut losses = Vec::new();
+        for w in &layers {
+            let w = w.clone();
+            let f = move |x: &[Tensor]| block(&x[0], &w);
+            let mut out = if repeated { checkpoint(&[&x], f)? } else { f(&[x])? };
+            losses.push(out.remove(1).sqr()?.mean_all()?);
+            x = out.remove(0);
+        }
+        // The last block's second result is not used, and the first's counts twice.
+        let loss = x.sqr()?.mean_all()?.add(&losses[0])?.add(&losses[0])?;
+        loss.backward()?;
+        stand = device.generator_state().offset;
+        Ok::<_, Error>(loss)
+    })
+    .unwrap();
+    let mut all = vec![bits(&loss), bits(&input.grad().unwrap())];
+    all.extend(layers.iter().flatten().map(|w| bits(&w.grad().unwrap())));
+    (all, stand)
+}
+
+#[test]
+fn a_repeated_forward_gives_the_same_gradients() {
+    for device in every_device() {
+        for dtype in [DType::F32, DType::BF16, DType::F16] {
+            let plain = three_blocks(dtype, device, false);
+            assert_eq!(three_blocks(dtype, device, true), plain, "{}, {dtype}", label(device));
+        }
+    }
+}
+
+#[test]
+fn what_is_repeated_in_backward_is_checked() {
+    for device in every_device() {
+        // A repetition sets the device's random numbers, which others may be drawing.
+        seeded(device, 0, || check_what_is_repeated(device));
+    }
+}
+
+fn check_what_is_repeated(device: &Device) {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    let x = place(&normal(1, &[3, 4]), DType::F32, device).unwrap();
+    let w = Var::new(&x).unwrap();
+    assert!(matches!(checkpoint(&[], |x| Ok(x.to_vec())), Err(Error::Argument { op: "checkpoint", .. })));
+    let failure = checkpoint(&[&x], |x| Ok(vec![x[0].matmul(&x[0])?]));
+    assert!(matches!(failure, Err(Error::Shape { op: "matmul", .. })), "{failure:?}");
+
+    // A weight that only the function knows has its gradient, although no input wants one.
+    let own = w.clone();
+    let y = checkpoint(&[&x], move |x| Ok(vec![x[0].mul(&own)?])).unwrap().remove(0);
+    y.sum_all().unwrap().backward().unwrap();
+    assert_eq!(bits(&w.grad().unwrap()), bits(&x), "{}", label(device));
+    // So has what stands before a tensor that the function knows.
+    w.zero_grad();
+    let own = w.affine(2.0, 0.0).unwrap();
+    let y = checkpoint(&[&x], move |x| Ok(vec![x[0].mul(&own)?])).unwrap().remove(0);
+    y.sum_all().unwrap().backward().unwrap();
+    assert_eq!(bits(&w.grad().unwrap()), bits(&x.affine(2.0, 0.0).unwrap()), "{}", label(device));
+    // Without one that wants a gradient nothing is recorded, nor under `no_grad`.
+    let sqr = |x: &[Tensor]| Ok(vec![x[0].sqr()?]);
+    assert!(!checkpoint(&[&x], sqr).unwrap()[0].requires_grad());
+    assert!(!no_grad(|| checkpoint(&[&w], sqr)).unwrap()[0].requires_grad());
+
+    // An input that was overwritten since, and a function that changes its mind.
+    let y = checkpoint(&[&w], sqr).unwrap().remove(0).sum_all().unwrap();
+    w.set(&x).unwrap();
+    assert_eq!(y.backward(), Err(Error::ModifiedInPlace { op: "checkpoint" }));
+    let calls = AtomicUsize::new(0);
+    let fickle = move |x: &[Tensor]| Ok(vec![x[0].sqr()?; 1 + calls.fetch_add(1, Ordering::Relaxed)]);
+    let y = checkpoint(&[&w], fickle).unwrap().remove(0).sum_all().unwrap();
+    assert!(matches!(y.backward(), Err(Error::Backward { .. })));
 }
