@@ -13,7 +13,7 @@ use clap::parser::ValueSource;
 use clap::{ArgAction, ArgMatches, Args, Command, FromArgMatches, ValueEnum};
 use serde::{Deserialize, Serialize};
 use tilewright::DType;
-use tilewright::optim::CosineSchedule;
+use tilewright::optim::{Decay, Schedule};
 use toml::Table;
 use toml::de::DeTable;
 
@@ -51,6 +51,31 @@ impl Precision {
             Precision::Float16 => DType::F16,
         }
     }
+}
+
+/// How a model is updated.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Optimizer {
+    #[default]
+    Adamw,
+    /// AdamW with the step of each parameter scaled to its size, for large batches
+    Lamb,
+}
+
+/// How the learning rate comes down.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LrSchedule {
+    /// In half a cosine
+    #[default]
+    Cosine,
+    /// In a straight line
+    Linear,
+    /// Warmup-stable-decay: not until the last wsd_decay_iters steps
+    Wsd,
+    /// Not at all
+    Constant,
 }
 
 /// A span of time, written as in `2h 30m`.
@@ -148,8 +173,8 @@ pub struct Config {
     /// others the value that gives sums over n_embd terms the same variance: 0.02 sqrt(768 / n_embd)
     #[arg(long)]
     pub init_std: f64,
-    /// Type of weights and activations; gradients of weights, and the masters that AdamW keeps of them, are
-    /// float32. float16 has no loss scaling yet: gradients of activations below 6e-8 are lost
+    /// Type of weights and activations; gradients of weights, and the masters that the optimizer keeps of them, are
+    /// float32. With float16 the loss is scaled
     #[arg(long)]
     // Checkpoints of earlier versions do not say it.
     #[serde(default)]
@@ -161,6 +186,11 @@ pub struct Config {
     /// Micro-batches whose gradients make one step
     #[arg(long)]
     pub gradient_accumulation_steps: usize,
+    /// Runs each block again in the backward pass, to the same bits, and keeps none of its activations until then: a third
+    /// more work, and most of the memory of a long context
+    #[arg(long, action = ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
+    #[serde(default)]
+    pub recompute: bool,
 
     /// Peak learning rate
     #[arg(long)]
@@ -181,13 +211,17 @@ pub struct Config {
     #[arg(long)]
     #[serde(default)]
     pub patience: usize,
-    /// AdamW's decoupled weight decay, for parameters of two or more dimensions
+    /// What a step is made by
+    #[arg(long)]
+    #[serde(default)]
+    pub optimizer: Optimizer,
+    /// Decoupled weight decay, for parameters of two or more dimensions
     #[arg(long)]
     pub weight_decay: f64,
-    /// AdamW's decay of the first moment
+    /// Decay of the first moment
     #[arg(long)]
     pub beta1: f64,
-    /// AdamW's decay of the second moment
+    /// Decay of the second moment
     #[arg(long)]
     pub beta2: f64,
     /// Largest norm of the whole gradient; 0 turns clipping off
@@ -199,12 +233,37 @@ pub struct Config {
     /// Steps of linear warm-up
     #[arg(long)]
     pub warmup_iters: usize,
-    /// The step at which the cosine reaches min_lr
+    /// How the learning rate decays
+    #[arg(long)]
+    #[serde(default)]
+    pub lr_schedule: LrSchedule,
+    /// The step at which the decay reaches min_lr
     #[arg(long)]
     pub lr_decay_iters: usize,
     /// Learning rate at and after lr_decay_iters
     #[arg(long)]
     pub min_lr: f64,
+    /// Steps of the decay of the schedule wsd, which end with lr_decay_iters
+    #[arg(long)]
+    #[serde(default)]
+    pub wsd_decay_iters: usize,
+    /// Leaves out a step whose loss is so many standard deviations above the mean of the last 128; 0 leaves out none
+    #[arg(long)]
+    #[serde(default)]
+    pub skip_loss_z: f64,
+    /// Leaves out a step whose gradient's norm is so many standard deviations above that mean; 0 leaves out none
+    #[arg(long)]
+    #[serde(default)]
+    pub skip_grad_z: f64,
+    /// With float16, what the loss is multiplied by at first, so that small gradients do not vanish. The scale is halved
+    /// where one overflows, and then the step is left out
+    #[arg(long)]
+    #[serde(default = "loss_scale")]
+    pub loss_scale: f64,
+    /// After so many steps without an overflow the loss scale doubles
+    #[arg(long)]
+    #[serde(default = "loss_scale_interval")]
+    pub loss_scale_interval: u64,
 
     /// Steps between evaluations
     #[arg(long)]
@@ -222,6 +281,15 @@ pub struct Config {
     #[arg(long)]
     #[serde(default)]
     pub save_interval: usize,
+    /// Tokens of the sample that ends a run; each better evaluation writes one of a quarter of that. 0 means no samples
+    #[arg(long)]
+    #[serde(default)]
+    pub sample_tokens: usize,
+    /// What the device can do in this type at best, in 10^12 floating-point operations a second, for the utilization in the
+    /// report; 0 means what the data sheets of some NVIDIA GPUs say of 16 bits, and no utilization for others
+    #[arg(long)]
+    #[serde(default)]
+    pub peak_tflops: f64,
     /// How many of the last saves stay
     #[arg(long)]
     #[serde(default = "one")]
@@ -236,18 +304,30 @@ fn one() -> usize {
     1
 }
 
+fn loss_scale() -> f64 {
+    65536.0
+}
+
+fn loss_scale_interval() -> u64 {
+    2000
+}
+
 impl Config {
     /// The learning rate of each step.
-    pub fn schedule(&self) -> CosineSchedule {
-        if !self.decay_lr {
-            let lr = self.learning_rate;
-            return CosineSchedule { max_lr: lr, min_lr: lr, warmup_steps: 0, decay_steps: 0 };
-        }
-        CosineSchedule {
+    pub fn schedule(&self) -> Schedule {
+        let decay = match self.lr_schedule {
+            _ if !self.decay_lr => Decay::Constant,
+            LrSchedule::Cosine => Decay::Cosine,
+            LrSchedule::Linear => Decay::Linear,
+            LrSchedule::Wsd => Decay::WarmupStableDecay { steps: self.wsd_decay_iters },
+            LrSchedule::Constant => Decay::Constant,
+        };
+        Schedule {
             max_lr: self.learning_rate,
             min_lr: self.min_lr,
-            warmup_steps: self.warmup_iters,
-            decay_steps: self.lr_decay_iters,
+            warmup_steps: if self.decay_lr { self.warmup_iters } else { 0 },
+            end: self.lr_decay_iters,
+            decay,
         }
     }
 
@@ -298,6 +378,10 @@ impl Config {
             ("min_lr", self.min_lr),
             ("weight_decay", self.weight_decay),
             ("grad_clip", self.grad_clip),
+            ("skip_loss_z", self.skip_loss_z),
+            ("skip_grad_z", self.skip_grad_z),
+            ("loss_scale", self.loss_scale),
+            ("peak_tflops", self.peak_tflops),
         ];
         for (key, value) in amounts {
             if !(value >= 0.0 && value.is_finite()) {
@@ -311,6 +395,13 @@ impl Config {
             return Err(("lora_rank", "needs init_from, the model that adapters stand beside".into()));
         }
         Lora::of(self).map_err(|reason| ("lora_targets", reason))?;
+        // A power of two is its highest bit alone.
+        if self.loss_scale.to_bits() << 12 != 0 || self.loss_scale == 0.0 {
+            return Err(("loss_scale", format!("must be a power of two, not {}", self.loss_scale)));
+        }
+        if self.loss_scale_interval == 0 {
+            return Err(("loss_scale_interval", "must be at least 1, not 0".into()));
+        }
         if !self.n_embd.is_multiple_of(self.n_head) {
             return Err((
                 "n_head",
@@ -574,6 +665,10 @@ pub mod tests {
             targets.contains("`lora_targets` names \"c_attn\", which is none of attn.c_attn, "),
             "{targets}"
         );
+        assert!(error("loss_scale = 3.0", &[]).contains("must be a power of two, not 3"));
+        assert!(
+            error("max_time = \"soon\"", &[]).contains("line 1: config key `max_time` cannot be \"soon\"")
+        );
         assert!(error("eval_interval = 0", &[]).contains("must be from 1 to"));
         assert!(error("batch_size = 100000000\nblock_size = 100", &[]).contains("too many sequences"));
     }
@@ -591,6 +686,17 @@ pub mod tests {
         let schedule = |more: &str| config(&["--warmup-iters", "9", "--decay-lr", more]).schedule();
         assert_eq!([0, 9, 10_000].map(|step| schedule("true").lr(step)), [2e-4, 2e-3, 2e-4]);
         assert_eq!([0, 9, 10_000].map(|step| schedule("false").lr(step)), [2e-3; 3]);
+        let lr = |name: &str, step| {
+            config(&["--lr-schedule", name, "--wsd-decay-iters", "400"]).schedule().lr(step)
+        };
+        assert_eq!(
+            ["cosine", "linear", "wsd", "constant"].map(|name| lr(name, 2050)),
+            [1.1e-3, 1.1e-3, 2e-3, 2e-3]
+        );
+        assert_eq!(
+            ["cosine", "linear", "wsd", "constant"].map(|name| lr(name, 4000)),
+            [2e-4, 2e-4, 2e-4, 2e-3]
+        );
     }
 
     #[test]

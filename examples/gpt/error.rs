@@ -36,12 +36,12 @@ pub enum AppError {
     #[error("{argument}: {reason}")]
     Argument { argument: &'static str, reason: String },
 
-    /// The loss is no longer a number.
+    /// The loss or the gradient is no longer a number.
     #[error(
-        "the loss is {loss} at step {step}: training diverged; a lower learning_rate or grad_clip may \
+        "the {what} is {value} at step {step}: training diverged; a lower learning_rate or grad_clip may \
          help (an earlier checkpoint, if there is one, is intact)"
     )]
-    Diverged { step: usize, loss: f32 },
+    Diverged { step: usize, what: &'static str, value: f32 },
 
     /// Ctrl-C.
     #[error("interrupted after step {step}; --resume goes on from {}", save.display())]

@@ -319,7 +319,7 @@ mod tests {
         let _alone = alone();
         let device = Device::Cpu;
         let model = Gpt::new(&started(&base, "--lora-rank 2 --lora-targets mlp.c_fc"), 97, &device).unwrap();
-        let loss = |model: &Gpt| model.loss(&batch(&device), true).unwrap();
+        let loss = |model: &Gpt| model.scaled_loss(&batch(&device), 1.0).unwrap();
         loss(&model).backward().unwrap();
         let names: Vec<&str> = model.parameters().iter().map(|(name, _)| name.as_str()).collect();
         let layer = "transformer.h.0.mlp.c_fc";
@@ -335,7 +335,7 @@ mod tests {
         }
         let value = |tensor: Tensor| tensor.to_scalar::<f32>().unwrap();
         assert_ne!(value(loss(&dropped)), value(loss(&dropped)), "another mask each time");
-        let evaluated = || value(dropped.loss(&batch(&device), false).unwrap());
+        let evaluated = || value(dropped.loss(&batch(&device)).unwrap());
         assert_eq!(evaluated(), evaluated());
     }
 

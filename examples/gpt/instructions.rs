@@ -206,7 +206,7 @@ mod tests {
         let model = gpt2(&Device::Cpu);
         let blocks = Blocks::new(&corpus.train, 6, 16);
         let batch = blocks.random(&mut Random::new(1, Draw::Train), &Device::Cpu).unwrap();
-        let loss = no_grad(|| model.loss(&batch, false)).unwrap().to_scalar::<f32>().unwrap();
+        let loss = no_grad(|| model.loss(&batch)).unwrap().to_scalar::<f32>().unwrap();
         // The same from the logits of each answer's tokens, one at a time.
         let rows = |tensor: &tilewright::Tensor| tensor.to_vec2::<u32>().unwrap();
         let (mut sum, mut count) = (0.0, 0);

@@ -20,18 +20,21 @@ mod data;
 mod error;
 mod eval;
 mod finetune;
+mod flops;
 mod generate;
 mod hugging_face;
 mod info;
 mod instructions;
 mod interrupt;
 mod model;
+mod outliers;
 mod prepare;
 mod profile;
 mod report;
 mod sampling;
 mod saves;
 mod shards;
+mod tensorboard;
 mod tokenizer;
 mod train;
 
@@ -248,6 +251,7 @@ pub mod tests {
             ("gpt info --help", ["Examples:", "--checkpoint", "limits", "auto"]),
             ("gpt import --help", ["Examples:", "--out", "--tokenizer", "model.safetensors.index.json"]),
             ("gpt export --help", ["Example:", "--out", "--checkpoint", "GPT2LMHeadModel"]),
+            ("gpt train --help", ["Exit codes:", "--resume", "--max-time", "--recompute"]),
             ("gpt tokenizer train --help", ["Example:", "--vocab-size", "--text-field", "<|endoftext|>"]),
         ] {
             let help = help(command);

@@ -7,7 +7,9 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use tilewright::{AttentionOptions, CrossEntropyOptions, D, DType, Device, Reduction, Tensor, Var};
+use tilewright::{
+    AttentionOptions, CrossEntropyOptions, D, DType, Device, Reduction, Tensor, Var, checkpoint,
+};
 
 use crate::checkpoint::{Checkpoint, Values};
 use crate::config::{Activation, Config};
@@ -83,6 +85,7 @@ impl Builder<'_> {
 }
 
 /// What is learned beside a frozen layer.
+#[derive(Clone)]
 struct Adapter {
     a: Tensor,
     b: Tensor,
@@ -90,6 +93,7 @@ struct Adapter {
     dropout: f64,
 }
 
+#[derive(Clone)]
 struct Linear {
     weight: Tensor,
     bias: Option<Tensor>,
@@ -125,6 +129,7 @@ impl Linear {
     }
 }
 
+#[derive(Clone)]
 struct Norm {
     weight: Tensor,
     bias: Option<Tensor>,
@@ -146,6 +151,7 @@ impl Norm {
     }
 }
 
+#[derive(Clone)]
 struct Block {
     ln_1: Norm,
     c_attn: Linear,
@@ -153,6 +159,43 @@ struct Block {
     ln_2: Norm,
     c_fc: Linear,
     mlp_proj: Linear,
+}
+
+/// How a pass computes.
+#[derive(Clone, Copy)]
+struct Mode {
+    train: bool,
+    /// The probability with which activations are dropped.
+    p: f64,
+    activation: Activation,
+}
+
+impl Block {
+    /// The next residual stream and `next_norm` of it, from this block's `[stream, normed]`, all `[B, T, C]`. `attend` makes
+    /// `[B, T, C]` of queries, keys and values `[B, T, 3 C]`.
+    fn forward(
+        &self,
+        [x, normed]: [&Tensor; 2],
+        next_norm: &Norm,
+        Mode { train, p, activation }: Mode,
+        attend: impl FnOnce(&Tensor) -> tilewright::Result<Tensor>,
+    ) -> tilewright::Result<(Tensor, Tensor)> {
+        let heads = attend(&self.c_attn.forward(normed, train)?)?;
+        let attended = self.attn_proj.forward(&heads, train)?;
+        let (x, normed) = self.ln_2.forward_sum(&attended, p, x)?;
+        let widened = self.c_fc.forward_activation(&normed, activation, train)?;
+        let mixed = self.mlp_proj.forward(&widened, train)?;
+        next_norm.forward_sum(&mixed, p, &x)
+    }
+}
+
+/// Causal self-attention `[B, T, C]` of `[B, T, 3 C]`.
+fn self_attention(qkv: &Tensor, heads: usize, p: f64) -> tilewright::Result<Tensor> {
+    let (b, t, c) = (qkv.dims()[0], qkv.dims()[1], qkv.dims()[2] / 3);
+    let qkv = qkv.chunk(3, D::Minus1)?;
+    let head = |i: usize| qkv[i].reshape((b, t, heads, c / heads))?.transpose(1, 2);
+    let options = AttentionOptions { causal: true, dropout: p, ..Default::default() };
+    head(0)?.attention(&head(1)?, &head(2)?, &options)?.transpose(1, 2)?.reshape((b, t, c))
 }
 
 pub struct Gpt {
@@ -164,6 +207,7 @@ pub struct Gpt {
     block_size: usize,
     activation: Activation,
     dropout: f64,
+    recompute: bool,
     parameters: Vec<(String, Var)>,
 }
 
@@ -260,6 +304,7 @@ impl Gpt {
             block_size: config.block_size,
             activation: config.activation,
             dropout: config.dropout,
+            recompute: config.recompute,
             parameters: b.parameters,
         })
     }
@@ -288,18 +333,29 @@ impl Gpt {
         self.parameters.iter().map(values).collect()
     }
 
-    /// Mean cross entropy of the batch's targets, in nats. Dropout is on only if `train`.
-    pub fn loss(&self, batch: &Batch, train: bool) -> tilewright::Result<Tensor> {
-        self.reduced_loss(batch, train, Reduction::Mean)
+    /// Mean cross entropy of the batch's targets, in nats, without dropout.
+    pub fn loss(&self, batch: &Batch) -> tilewright::Result<Tensor> {
+        self.cross_entropy(batch, false, CrossEntropyOptions::default())
     }
 
     /// The cross entropy `[B, T]` of each of the batch's targets, in nats, without dropout.
     pub fn losses(&self, batch: &Batch) -> tilewright::Result<Tensor> {
-        self.reduced_loss(batch, false, Reduction::None)
+        let options = CrossEntropyOptions { reduction: Reduction::None, ..Default::default() };
+        self.cross_entropy(batch, false, options)
     }
 
-    fn reduced_loss(&self, batch: &Batch, train: bool, reduction: Reduction) -> tilewright::Result<Tensor> {
-        let options = CrossEntropyOptions { ignore_index: Some(IGNORED), reduction };
+    /// [`Gpt::loss`] under dropout, multiplied by `scale`, to run backward from.
+    pub fn scaled_loss(&self, batch: &Batch, scale: f64) -> tilewright::Result<Tensor> {
+        self.cross_entropy(batch, true, CrossEntropyOptions { scale, ..Default::default() })
+    }
+
+    fn cross_entropy(
+        &self,
+        batch: &Batch,
+        train: bool,
+        options: CrossEntropyOptions,
+    ) -> tilewright::Result<Tensor> {
+        let options = CrossEntropyOptions { ignore_index: Some(IGNORED), ..options };
         self.hidden(&batch.inputs, train)?.linear_cross_entropy(&self.wte, &batch.targets, options, None)
     }
 
@@ -327,12 +383,15 @@ impl Gpt {
         let positions = caches.iter().flat_map(|cache| cache.len..cache.len + t).map(|i| i as u32).collect();
         let positions = Tensor::from_vec(positions, (b, t), &ids.device())?;
         let embedded = self.wte.embedding(ids)?.add(&self.wpe.embedding(&positions)?)?;
-        let hidden = self.trunk(embedded, false, |layer, qkv| {
-            let rows = caches.iter().enumerate().map(|(row, cache)| {
-                let qkv = qkv.narrow(0, row, 1)?.reshape((t, 3, self.heads, channels / self.heads))?;
-                self.cached_attention(&qkv.permute(&[1, 2, 0, 3])?, &cache.layers[layer], cache.len)
-            });
-            Tensor::cat(&rows.collect::<tilewright::Result<Vec<_>>>()?, 0)
+        let mode = self.mode(false);
+        let hidden = self.trunk(embedded, mode, |layer, block, x, next_norm| {
+            block.forward(x, next_norm, mode, |qkv| {
+                let rows = caches.iter().enumerate().map(|(row, cache)| {
+                    let qkv = qkv.narrow(0, row, 1)?.reshape((t, 3, self.heads, channels / self.heads))?;
+                    self.cached_attention(&qkv.permute(&[1, 2, 0, 3])?, &cache.layers[layer], cache.len)
+                });
+                Tensor::cat(&rows.collect::<tilewright::Result<Vec<_>>>()?, 0)
+            })
         })?;
         caches.iter_mut().for_each(|cache| cache.len += t);
         hidden.narrow(1, t - 1, 1)?.squeeze(1)?.linear(&self.wte, None)
@@ -342,46 +401,43 @@ impl Gpt {
     fn hidden(&self, ids: &Tensor, train: bool) -> tilewright::Result<Tensor> {
         let positions = self.wpe.narrow(0, 0, ids.dims()[1])?;
         let embedded = self.wte.embedding(ids)?.add(&positions)?;
-        self.trunk(embedded, train, |_, qkv| self.self_attention(&qkv, self.drop(train)))
+        let (mode, heads) = (self.mode(train), self.heads);
+        self.trunk(embedded, mode, |_, block, x, next_norm| {
+            let attend = move |qkv: &Tensor| self_attention(qkv, heads, mode.p);
+            if !(self.recompute && train) {
+                return block.forward(x, next_norm, mode, attend);
+            }
+            let (block, next_norm) = (block.clone(), next_norm.clone());
+            let again = move |x: &[Tensor]| {
+                let (x, normed) = block.forward([&x[0], &x[1]], &next_norm, mode, attend)?;
+                Ok(vec![x, normed])
+            };
+            let mut out = checkpoint(&x, again)?;
+            let normed = out.remove(1);
+            Ok((out.remove(0), normed))
+        })
     }
 
-    /// The probability with which activations are dropped.
-    fn drop(&self, train: bool) -> f64 {
-        if train { self.dropout } else { 0.0 }
+    fn mode(&self, train: bool) -> Mode {
+        Mode { train, p: if train { self.dropout } else { 0.0 }, activation: self.activation }
     }
 
-    /// The blocks and the final norm over embeddings `[B, T, C]`. `attend` makes a layer's `[B, T, C]` of its queries, keys and
-    /// values `[B, T, 3 C]`.
+    /// The blocks and the final norm over embeddings `[B, T, C]`. `pass` is [`Block::forward`] of a layer.
     fn trunk(
         &self,
         embedded: Tensor,
-        train: bool,
-        mut attend: impl FnMut(usize, Tensor) -> tilewright::Result<Tensor>,
+        mode: Mode,
+        mut pass: impl FnMut(usize, &Block, [&Tensor; 2], &Norm) -> tilewright::Result<(Tensor, Tensor)>,
     ) -> tilewright::Result<Tensor> {
-        let p = self.drop(train);
-        let mut x = embedded.dropout(p)?;
+        let mut x = embedded.dropout(mode.p)?;
         // Every sum of a branch and the residual stream is followed by a norm: the next block's first
         // or the final one. So the loop carries the stream and its norm, and adds inside the norms.
         let next_norms = self.blocks.iter().skip(1).map(|block| &block.ln_1).chain([&self.ln_f]);
         let mut normed = self.blocks[0].ln_1.forward(&x)?;
         for (layer, (block, next_norm)) in self.blocks.iter().zip(next_norms).enumerate() {
-            let heads = attend(layer, block.c_attn.forward(&normed, train)?)?;
-            let attended = block.attn_proj.forward(&heads, train)?;
-            (x, normed) = block.ln_2.forward_sum(&attended, p, &x)?;
-            let widened = block.c_fc.forward_activation(&normed, self.activation, train)?;
-            let mixed = block.mlp_proj.forward(&widened, train)?;
-            (x, normed) = next_norm.forward_sum(&mixed, p, &x)?;
+            (x, normed) = pass(layer, block, [&x, &normed], next_norm)?;
         }
         Ok(normed)
-    }
-
-    /// Causal self-attention `[B, T, C]` of `[B, T, 3 C]`.
-    fn self_attention(&self, qkv: &Tensor, p: f64) -> tilewright::Result<Tensor> {
-        let (b, t, c) = (qkv.dims()[0], qkv.dims()[1], qkv.dims()[2] / 3);
-        let qkv = qkv.chunk(3, D::Minus1)?;
-        let head = |i: usize| qkv[i].reshape((b, t, self.heads, c / self.heads))?.transpose(1, 2);
-        let options = AttentionOptions { causal: true, dropout: p, ..Default::default() };
-        head(0)?.attention(&head(1)?, &head(2)?, &options)?.transpose(1, 2)?.reshape((b, t, c))
     }
 
     /// Causal attention `[1, T, C]` of one sequence's `[3, NH, T, HS]`, which goes on after the `len` tokens that a layer's
@@ -523,7 +579,7 @@ mod tests {
         let ids: Vec<u32> = (0..65).map(|i| i * i * 7919 % 50_257).collect();
         let run = |model: &Gpt, device: &Device| {
             let at = |from: usize| Tensor::from_slice(&ids[from..from + 64], (1, 64), device).unwrap();
-            let loss = model.loss(&Batch { inputs: at(0), targets: at(1) }, true).unwrap();
+            let loss = model.loss(&Batch { inputs: at(0), targets: at(1) }).unwrap();
             loss.backward().unwrap();
             loss.to_scalar::<f32>().unwrap()
         };

@@ -9,6 +9,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use plotters::prelude::*;
 use serde::{Deserialize, Serialize};
 
+use crate::checkpoint::nan_if_null;
 use crate::error::AppError;
 
 /// One training step: a line of the log.
@@ -19,12 +20,39 @@ pub struct Step {
     /// Mean loss of the step's batch, before the update.
     pub loss: f32,
     pub lr: f64,
-    /// Norm of the whole gradient, before clipping.
+    /// Norm of the whole gradient, before clipping; infinite or NaN, and null in the file, if it overflowed.
+    #[serde(deserialize_with = "nan_if_null")]
     pub grad_norm: f32,
+    /// Why there was no update.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub skipped: Option<Skip>,
+    /// What the loss was multiplied by, in float16.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub loss_scale: Option<f64>,
     pub tokens_per_second: f64,
+    /// The share of what the device can do at best.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mfu: Option<f64>,
+    /// Of the device, held and cached.
+    pub memory_bytes: u64,
     pub elapsed_s: f64,
     #[serde(flatten, skip_serializing_if = "Option::is_none")]
     pub evaluation: Option<Evaluation>,
+    /// What the model then wrote.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sample: Option<String>,
+}
+
+/// Why a step is left out.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Skip {
+    /// A gradient of f16 is not finite.
+    Overflow,
+    /// The loss stands out.
+    Loss,
+    /// The gradient's norm does.
+    Gradient,
 }
 
 /// Mean losses over `eval_iters` batches of each split, after the update.
@@ -130,125 +158,278 @@ impl Progress {
     }
 }
 
-/// What the plot needs of a run.
-#[derive(Default)]
+/// What a run has been so far.
 pub struct History {
-    losses: Vec<(usize, f32)>,
-    validations: Vec<(usize, f32)>,
+    steps: Vec<Step>,
 }
 
+/// A line of a chart: what it is of, its colour, its points, and whether each has a dot.
+struct Curve {
+    label: &'static str,
+    color: RGBColor,
+    points: Vec<(usize, f64)>,
+    dots: bool,
+}
+
+const BLUE: RGBColor = RGBColor(130, 170, 220);
+const RED: RGBColor = RGBColor(200, 60, 30);
+
+/// More points than a chart has pixels only make it large.
+const POINTS: usize = 1500;
+
 impl History {
-    pub fn of(steps: &[Step]) -> Self {
-        let mut history = History::default();
-        steps.iter().for_each(|step| history.push(step));
-        history
+    pub fn of(steps: Vec<Step>) -> Self {
+        History { steps }
     }
 
-    pub fn push(&mut self, step: &Step) {
-        self.losses.push((step.step, step.loss));
-        if let Some(evaluation) = step.evaluation {
-            self.validations.push((step.step, evaluation.val_loss));
-        }
+    pub fn push(&mut self, step: Step) {
+        self.steps.push(step);
+    }
+
+    /// A curve of what `value` finds in the steps, thinned out to means of neighbours.
+    fn curve(&self, label: &'static str, color: RGBColor, value: impl Fn(&Step) -> Option<f64>) -> Curve {
+        let points = self.steps.iter().filter_map(|step| Some((step.step, value(step)?)));
+        let points: Vec<_> = points.filter(|(_, value)| value.is_finite()).collect();
+        let mean = |part: &[(usize, f64)]| {
+            (part[part.len() - 1].0, part.iter().map(|(_, value)| value).sum::<f64>() / part.len() as f64)
+        };
+        let points: Vec<_> = points.chunks(points.len().div_ceil(POINTS).max(1)).map(mean).collect();
+        Curve { label, color, dots: false, points }
+    }
+
+    fn losses(&self) -> [Curve; 2] {
+        let validation = |step: &Step| step.evaluation.map(|evaluation| evaluation.val_loss as f64);
+        [
+            self.curve("training, each batch", BLUE, |step| Some(step.loss as f64)),
+            Curve { dots: true, ..self.curve("validation", RED, validation) },
+        ]
     }
 
     /// Writes the loss per `unit` over the steps as an SVG picture.
     pub fn plot(&self, title: &str, unit: &str, path: &Path) -> Result<(), AppError> {
-        let mut picture = String::new();
-        self.draw(title, unit, &mut picture)
+        let picture = draw(title, &format!("loss (nats per {unit})"), &self.losses())
             .map_err(|e| AppError::contents(path, format!("cannot draw the plot: {e}")))?;
         fs::write(path, picture).map_err(AppError::io("write", path))
     }
 
-    fn draw(&self, title: &str, unit: &str, picture: &mut String) -> Result<(), Box<dyn std::error::Error>> {
-        let values = || self.losses.iter().chain(&self.validations).map(|&(_, loss)| loss);
-        let (low, high) =
-            (values().fold(f32::INFINITY, f32::min), values().fold(f32::NEG_INFINITY, f32::max));
-        if !(low.is_finite() && high.is_finite()) {
-            return Err("there are no finite losses".into());
+    /// Writes a page that shows the run and needs no other file; `facts` are what stands above the charts.
+    pub fn report(
+        &self,
+        title: &str,
+        unit: &str,
+        facts: &[(&str, String)],
+        path: &Path,
+    ) -> Result<(), AppError> {
+        let of = |name: &'static str, value: fn(&Step) -> Option<f64>| [self.curve(name, BLUE, value)];
+        let charts: [(&str, String, &[Curve]); 6] = [
+            ("Loss", format!("nats per {unit}"), &self.losses()),
+            ("Learning rate", String::new(), &of("of each step", |step| Some(step.lr))),
+            (
+                "Norm of the gradient",
+                "before clipping".into(),
+                &of("of each step", |step| Some(step.grad_norm as f64)),
+            ),
+            (
+                "Throughput",
+                "tokens per second".into(),
+                &of("of each step", |step| Some(step.tokens_per_second)),
+            ),
+            (
+                "Model FLOPs utilization",
+                "% of the device's peak".into(),
+                &of("by llm.c's formula", |step| Some(100.0 * step.mfu?)),
+            ),
+            (
+                "Memory of the device",
+                "MiB".into(),
+                &of("held and cached", |step| Some(step.memory_bytes as f64 / (1 << 20) as f64)),
+            ),
+        ];
+        let mut page = format!(
+            "<!DOCTYPE html>\n<html lang=\"en\">\n<meta charset=\"utf-8\">\n<title>{0}</title>\n<style>body {{ font-family: \
+             sans-serif; max-width: 52em; margin: 2em auto }} td {{ padding-right: 2em }} pre {{ white-space: pre-wrap; \
+             background: #f4f4f4; padding: 1em }}</style>\n<h1>{0}</h1>\n<table>\n",
+            escape(title)
+        );
+        for (name, value) in facts {
+            page += &format!("<tr><td>{}<td>{}\n", escape(name), escape(value));
         }
-        // One step, or one loss throughout, still needs axes of some length.
-        let margin = 0.05 * (high - low).max(0.1);
-        let steps = self.losses.last().map_or(1, |&(step, _)| step).max(1);
+        page += "</table>\n";
+        for (name, unit, curves) in &charts {
+            // A device without a known peak has no utilization.
+            if curves.iter().any(|curve| !curve.points.is_empty()) {
+                let picture = draw(name, unit, curves);
+                page +=
+                    &picture.map_err(|e| AppError::contents(path, format!("cannot draw a chart: {e}")))?;
+            }
+        }
+        let samples = self.steps.iter().rev().filter_map(|step| Some((step.step, step.sample.as_ref()?)));
+        for (step, sample) in samples {
+            page += &format!("<h2>Sample after step {step}</h2>\n<pre>{}</pre>\n", escape(sample));
+        }
+        fs::write(path, page).map_err(AppError::io("write", path))
+    }
+}
 
-        let root = SVGBackend::with_string(picture, (800, 480)).into_drawing_area();
-        root.fill(&WHITE)?;
-        let mut chart = ChartBuilder::on(&root)
-            .caption(title, ("sans-serif", 20))
-            .margin(16)
-            .x_label_area_size(48)
-            .y_label_area_size(64)
-            .build_cartesian_2d(0..steps, low - margin..high + margin)?;
-        let font = ("sans-serif", 16);
-        chart
-            .configure_mesh()
-            .x_desc("step")
-            .y_desc(format!("loss (nats per {unit})"))
-            .label_style(font)
-            .axis_desc_style(font)
-            .draw()?;
+/// Text as HTML shows it.
+fn escape(text: &str) -> String {
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
+}
 
-        let (train, val) = (RGBColor(130, 170, 220), RGBColor(200, 60, 30));
+/// An SVG picture of curves over the steps.
+fn draw(title: &str, unit: &str, curves: &[Curve]) -> Result<String, Box<dyn std::error::Error>> {
+    let points = || curves.iter().flat_map(|curve| &curve.points);
+    let (low, high) = points().fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), (_, value)| {
+        (low.min(*value), high.max(*value))
+    });
+    if points().next().is_none() {
+        return Err("there are no finite values".into());
+    }
+    // One step, or one value throughout, still needs axes of some length.
+    let margin = if high > low { 0.05 * (high - low) } else { (0.1 * high.abs()).max(0.005) };
+    let last = points().map(|(step, _)| *step).max().unwrap_or(1).max(1);
+    let mut picture = String::new();
+    let root = SVGBackend::with_string(&mut picture, (800, 480)).into_drawing_area();
+    root.fill(&WHITE)?;
+    let mut chart = ChartBuilder::on(&root)
+        .caption(title, ("sans-serif", 20))
+        .margin(16)
+        .x_label_area_size(48)
+        .y_label_area_size(80)
+        .build_cartesian_2d(0..last, low - margin..high + margin)?;
+    let font = ("sans-serif", 16);
+    chart
+        .configure_mesh()
+        .x_desc("step")
+        .y_desc(unit)
+        .y_label_formatter(&|value| short(*value))
+        .label_style(font)
+        .axis_desc_style(font)
+        .draw()?;
+    for &Curve { label, color, ref points, dots } in curves {
+        let style = color.stroke_width(if dots { 2 } else { 1 });
         chart
-            .draw_series(LineSeries::new(self.losses.iter().copied(), train))?
-            .label("training, each batch")
-            .legend(move |(x, y)| PathElement::new([(x, y), (x + 20, y)], train));
-        chart
-            .draw_series(LineSeries::new(self.validations.iter().copied(), val.stroke_width(2)))?
-            .label("validation")
-            .legend(move |(x, y)| PathElement::new([(x, y), (x + 20, y)], val.stroke_width(2)));
-        chart.draw_series(self.validations.iter().map(|&point| Circle::new(point, 3, val.filled())))?;
-        chart
-            .configure_series_labels()
-            .position(SeriesLabelPosition::UpperRight)
-            .label_font(font)
-            .background_style(WHITE.mix(0.8))
-            .border_style(BLACK)
-            .draw()?;
-        root.present()?;
-        Ok(())
+            .draw_series(LineSeries::new(points.iter().copied(), style))?
+            .label(label)
+            .legend(move |(x, y)| PathElement::new([(x, y), (x + 20, y)], style));
+        if dots {
+            chart.draw_series(points.iter().map(|&point| Circle::new(point, 3, color.filled())))?;
+        }
+    }
+    chart
+        .configure_series_labels()
+        .position(SeriesLabelPosition::UpperRight)
+        .label_font(font)
+        .background_style(WHITE.mix(0.8))
+        .border_style(BLACK)
+        .draw()?;
+    root.present()?;
+    drop((chart, root));
+    Ok(picture)
+}
+
+/// A number of an axis, in few digits.
+fn short(value: f64) -> String {
+    match value.abs() {
+        0.01..1e5 => format!("{:.3}", value).trim_end_matches('0').trim_end_matches('.').to_owned(),
+        size if size < 1e-12 => "0".into(),
+        _ => format!("{value:.1e}"),
     }
 }
 
 #[cfg(test)]
-mod tests {
+pub mod tests {
     use super::*;
     use crate::tests::scratch;
 
-    fn step(step: usize, loss: f32, val_loss: Option<f32>) -> Step {
+    pub fn step(step: usize, loss: f32, val_loss: Option<f32>) -> Step {
         let evaluation = val_loss.map(|val_loss| Evaluation { train_loss: loss, val_loss });
-        Step { step, loss, lr: 1e-3, grad_norm: 0.5, tokens_per_second: 1e4, elapsed_s: 0.1, evaluation }
+        Step {
+            step,
+            loss,
+            lr: 1e-3,
+            grad_norm: 0.5,
+            skipped: None,
+            loss_scale: None,
+            tokens_per_second: 1e4,
+            mfu: None,
+            memory_bytes: 3 << 20,
+            elapsed_s: 0.1,
+            evaluation,
+            sample: None,
+        }
     }
 
     #[test]
     fn a_log_line_has_the_documented_keys() {
         let line = serde_json::to_string(&step(3, 2.5, None)).unwrap();
-        let expected =
-            r#"{"step":3,"loss":2.5,"lr":0.001,"grad_norm":0.5,"tokens_per_second":10000.0,"elapsed_s":0.1}"#;
+        let expected = r#"{"step":3,"loss":2.5,"lr":0.001,"grad_norm":0.5,"tokens_per_second":10000.0,"memory_bytes":3145728,"elapsed_s":0.1}"#;
         assert_eq!(line, expected);
         let line = serde_json::to_string(&step(4, 2.5, Some(2.0))).unwrap();
         assert!(line.ends_with(r#""elapsed_s":0.1,"train_loss":2.5,"val_loss":2.0}"#), "{line}");
+        let overflow = Step { skipped: Some(Skip::Overflow), loss_scale: Some(8.0), ..step(5, 2.5, None) };
+        let line = serde_json::to_string(&Step { grad_norm: f32::INFINITY, ..overflow }).unwrap();
+        assert!(line.contains(r#""grad_norm":null,"skipped":"overflow","loss_scale":8.0,"#), "{line}");
+        let read: Step = serde_json::from_str(&line).unwrap();
+        assert!(read.grad_norm.is_nan() && read.skipped == Some(Skip::Overflow));
     }
 
     #[test]
     fn the_plot_shows_both_curves_and_survives_short_runs() {
-        let path = Path::new("loss.svg");
-        let mut history = History::default();
-        let mut picture = String::new();
-        assert!(history.plot("empty", "byte", path).unwrap_err().to_string().contains("no finite losses"));
-        history.push(&step(1, 4.0, Some(4.0)));
-        history.draw("one step", "byte", &mut picture).unwrap();
+        let directory = scratch("plot");
+        let path = directory.join("loss.svg");
+        let mut history = History::of(vec![]);
+        let error = history.plot("empty", "byte", &path).unwrap_err().to_string();
+        assert!(error.contains("no finite values"), "{error}");
+        history.push(step(1, 4.0, Some(4.0)));
+        history.plot("one step", "byte", &path).unwrap();
         for i in 2..=100 {
-            history.push(&step(i, 4.0 / i as f32, (i % 50 == 0).then_some(1.0)));
+            history.push(step(i, 4.0 / i as f32, (i % 50 == 0).then_some(1.0)));
         }
-        picture.clear();
-        history.draw("a <run>", "byte", &mut picture).unwrap();
+        history.plot("a <run>", "byte", &path).unwrap();
+        let picture = fs::read_to_string(&path).unwrap();
         assert!(picture.starts_with("<svg") && picture.trim_end().ends_with("</svg>"));
-        assert!(
-            picture.contains("a &lt;run&gt;")
-                && picture.contains("validation")
-                && picture.contains("per byte")
-        );
+        assert!(["a &lt;run&gt;", "validation", "per byte"].iter().all(|text| picture.contains(text)));
         assert_eq!(picture.matches("<circle").count(), 3);
+    }
+
+    #[test]
+    fn the_report_has_every_chart_and_every_sample() {
+        let directory = scratch("report");
+        let path = directory.join("report.html");
+        let mut history = History::of(vec![]);
+        for i in 1..=5000 {
+            let sample = (i % 2500 == 0).then(|| format!("<b> & {i}"));
+            history.push(Step { mfu: Some(0.5), sample, ..step(i, 4.0, (i % 2500 == 0).then_some(1.0)) });
+        }
+        history.report("r & d", "byte", &[("device", "cpu <1>".into())], &path).unwrap();
+        let page = fs::read_to_string(&path).unwrap();
+        assert_eq!(page.matches("<svg").count(), 6);
+        for text in [
+            "r &amp; d",
+            "cpu &lt;1&gt;",
+            "utilization",
+            "<pre>&lt;b&gt; &amp; 2500</pre>",
+            "after step 5000",
+        ] {
+            assert!(page.contains(text), "{text}");
+        }
+        assert!(
+            !page.contains("http://")
+                || page.matches("http://").count() == page.matches("http://www.w3.org/2000/svg").count()
+        );
+        assert!(page.len() < 1 << 20, "{} bytes", page.len());
+        // Without what is not known.
+        History::of(vec![step(1, 1.0, None)]).report("short", "byte", &[], &path).unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap().matches("<svg").count(), 5);
+    }
+
+    #[test]
+    fn axes_have_short_numbers() {
+        assert_eq!(
+            [0.0, 1e-14, 0.25, 12000.0, 2e-4, 2.5e6].map(short),
+            ["0", "0", "0.25", "12000", "2.0e-4", "2.5e6"]
+        );
     }
 
     #[test]

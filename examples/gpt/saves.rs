@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::checkpoint::{self, Checkpoint, Values, sync_directory, write_atomically};
 use crate::data::Corpus;
 use crate::error::AppError;
+use crate::outliers::Window;
 
 const MODEL: &str = "model.safetensors";
 const OPTIMIZER: &str = "optimizer.safetensors";
@@ -40,8 +41,16 @@ pub struct State {
     pub waited: usize,
     /// Trained on so far.
     pub tokens: u64,
-    /// Of the log, up to this step.
+    /// In float16: what the next loss is multiplied by, and for how many steps it has been.
+    pub loss_scale: Option<(f64, u64)>,
+    /// What outliers are told by.
+    pub losses: Window,
+    pub grad_norms: Window,
+    /// Steps left out so far.
+    pub skipped: usize,
+    /// Of the log and of TensorBoard's events, up to this step.
     pub log_bytes: u64,
+    pub event_bytes: u64,
     pub elapsed_s: f64,
 }
 
@@ -140,7 +149,7 @@ impl Saves {
     ///
     /// # Errors
     /// A full disk, for one: then those that were there are there still.
-    pub fn save(&self, snapshot: &Snapshot, keep: usize) -> Result<PathBuf, AppError> {
+    pub fn save(&self, snapshot: &Snapshot, keep: usize) -> Result<(), AppError> {
         let whole = self.folder(snapshot.model.header.step);
         let part = part(&whole);
         fs::create_dir_all(&part).map_err(AppError::io("create", &part))?;
@@ -152,8 +161,7 @@ impl Saves {
         rename().map_err(AppError::io("write", &whole))?;
         let steps = self.steps()?;
         let old = &steps[..steps.len().saturating_sub(keep)];
-        old.iter().try_for_each(|&step| remove(&self.folder(step)))?;
-        Ok(whole)
+        old.iter().try_for_each(|&step| remove(&self.folder(step)))
     }
 
     /// Removes what a run that was cut off has left half written.
@@ -209,7 +217,12 @@ pub mod tests {
             best: Some(Best { step: 2, val_loss: 1.0 / 3.0 }),
             waited: 1,
             tokens: 1 << 40,
+            loss_scale: Some((0.5, 3)),
+            losses: Window::default(),
+            grad_norms: Window::default(),
+            skipped: 1,
             log_bytes: 1234,
+            event_bytes: 567,
             elapsed_s: 1.0 / 3.0,
         };
         Snapshot {

@@ -1,7 +1,9 @@
-//! Optimizers and learning-rate schedules.
+//! Optimizers, learning-rate schedules, loss scaling.
 
 pub(crate) mod adamw;
+mod scaler;
 mod schedule;
 
 pub use adamw::{AdamW, AdamWConfig, LowPrecision, ParamGroup};
-pub use schedule::CosineSchedule;
+pub use scaler::LossScaler;
+pub use schedule::{Decay, Schedule};

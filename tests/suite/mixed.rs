@@ -259,7 +259,15 @@ fn stochastic_rounding_is_the_same_everywhere() {
     let seed = 0x1234_5678_9ABC;
     let (lr, low_precision) = (2f64.powi(-10), LowPrecision::StochasticRounding { seed });
     // Every step is the learning rate times the gradient's sign.
-    let config = AdamWConfig { lr, beta1: 0.0, beta2: 0.0, eps: 0.0, weight_decay: 0.0, low_precision };
+    let config = AdamWConfig {
+        lr,
+        beta1: 0.0,
+        beta2: 0.0,
+        eps: 0.0,
+        weight_decay: 0.0,
+        low_precision,
+        trust_ratio: false,
+    };
     let sign = |i: usize, step: u64| if (i as u64 + step).is_multiple_of(3) { -1.0f32 } else { 1.0 };
     for device in every_device() {
         for (dtypes, grads) in

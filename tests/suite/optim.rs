@@ -1,6 +1,6 @@
 //! AdamW against its formula in f64, its state, and whole training steps on every device.
 
-use tilewright::optim::{AdamW, AdamWConfig, ParamGroup};
+use tilewright::optim::{AdamW, AdamWConfig, LowPrecision, ParamGroup};
 use tilewright::{Activation, AttentionOptions, D, DType, Device, Error, Result, Tensor, Var};
 
 use crate::harness::{bits, difference, every_device, gpus, label, normal, place, seeded};
@@ -25,7 +25,7 @@ fn target(i: usize, step: u64, shape: &[usize]) -> Tensor {
     normal(100 + 10 * step + i as u64, shape)
 }
 
-/// AdamW as Loshchilov and Hutter write it (algorithm 2), with PyTorch's order of the decay.
+/// AdamW as Loshchilov and Hutter write it (algorithm 2), with PyTorch's order of the decay; LAMB as You et al. do.
 struct Model {
     x: Vec<Vec<f64>>,
     m: Vec<Vec<f64>>,
@@ -59,14 +59,21 @@ impl Model {
         self.t += 1;
         let (b1, b2) = (config.beta1, config.beta2);
         for (i, grads) in grads.iter().enumerate() {
+            let mut update = Vec::new();
             let moments = self.m[i].iter_mut().zip(&mut self.v[i]);
-            for ((x, (m, v)), g) in self.x[i].iter_mut().zip(moments).zip(grads) {
+            for ((x, (m, v)), g) in self.x[i].iter().zip(moments).zip(grads) {
                 let g = g * clip;
                 *m = b1 * *m + (1.0 - b1) * g;
                 *v = b2 * *v + (1.0 - b2) * g * g;
                 let (m, v) = (*m / (1.0 - b1.powi(self.t)), *v / (1.0 - b2.powi(self.t)));
-                *x -= config.lr * (decay(i) * *x + m / (v.sqrt() + config.eps));
+                update.push(decay(i) * x + m / (v.sqrt() + config.eps));
             }
+            let norm = |x: &[f64]| x.iter().map(|x| x * x).sum::<f64>().sqrt();
+            let ratio = match (norm(&self.x[i]), norm(&update)) {
+                (size, step) if config.trust_ratio && size > 0.0 && step > 0.0 => size / step,
+                _ => 1.0,
+            };
+            self.x[i].iter_mut().zip(update).for_each(|(x, update)| *x -= config.lr * ratio * update);
         }
         norm
     }
@@ -74,13 +81,22 @@ impl Model {
 
 #[test]
 fn steps_follow_the_formula() {
+    follow_the_formula(AdamWConfig { lr: 0.02, beta2: 0.95, ..Default::default() });
+}
+
+#[test]
+fn lambs_steps_follow_the_formula() {
+    follow_the_formula(AdamWConfig { lr: 0.02, beta2: 0.95, ..AdamWConfig::lamb() });
+}
+
+fn follow_the_formula(config: AdamWConfig) {
     for device in every_device() {
         for (dtype, tolerance) in [(DType::F32, 2e-6), (DType::F64, 1e-14)] {
             if dtype == DType::F64 && !device.is_cpu() {
                 continue;
             }
             let vars = vars(dtype, device);
-            let mut config = AdamWConfig { lr: 0.02, beta2: 0.95, ..Default::default() };
+            let mut config = config;
             let groups = vec![
                 ParamGroup { vars: vars[..3].to_vec(), weight_decay: 0.1 },
                 ParamGroup { vars: vars[3..].to_vec(), weight_decay: 0.0 },
@@ -88,16 +104,21 @@ fn steps_follow_the_formula() {
             let mut model = Model::new(&vars);
             let views: Vec<Tensor> = vars.iter().map(|v| v.detach().flatten_all().unwrap()).collect();
             let mut optimizer = AdamW::with_groups(groups, config).unwrap();
-            for step in 0..6 {
+            for step in 0..8 {
                 config.lr *= 0.9;
                 optimizer.set_lr(config.lr);
                 optimizer.zero_grad();
                 backward(&vars, step);
-                // Without clipping, clipped, and with a bound that is never reached.
-                let max_norm = [None, Some(0.7), Some(1e6)][step as usize % 3];
+                // Without clipping, clipped, with a bound that is never reached, and clipped by the norm that was read.
+                let max_norm = [None, Some(0.7), Some(1e6), Some(0.5)][step as usize % 4];
                 let expected = model.step(&config, |i| if i < 3 { 0.1 } else { 0.0 }, max_norm, step);
                 match max_norm {
                     None => optimizer.step().unwrap(),
+                    Some(0.5) => {
+                        let norm: f64 = optimizer.grad_norm().unwrap().to_scalar().unwrap();
+                        approx::assert_relative_eq!(norm, expected, max_relative = 10.0 * tolerance);
+                        optimizer.step_scaled((0.5 / (norm + 1e-6)).min(1.0)).unwrap();
+                    }
                     Some(max_norm) => {
                         let norm = optimizer.step_clipped(max_norm).unwrap();
                         assert_eq!((norm.rank(), norm.device()), (0, device.clone()));
@@ -117,7 +138,7 @@ fn steps_follow_the_formula() {
                     assert_eq!(views[i].to_vec::<f64>().unwrap(), found);
                 }
             }
-            assert_eq!(optimizer.steps(), 6);
+            assert_eq!(optimizer.steps(), 8);
             for (i, (m, v)) in optimizer.moments().unwrap().iter().enumerate() {
                 assert_eq!((m.dims(), v.dims()), (SHAPES[i], SHAPES[i]));
                 assert!(difference(&m.to_vec::<f64>().unwrap(), &model.m[i]) < 1e-4 * tolerance / 1e-6);
@@ -224,7 +245,14 @@ fn bad_optimizers_are_refused() {
         let mut optimizer = AdamW::new(vec![a.clone(), b.clone()], config).unwrap();
         assert!(matches!(optimizer.step_clipped(0.0), Err(Error::Argument { .. })));
         assert!(matches!(optimizer.step_clipped(f64::NAN), Err(Error::Argument { .. })));
+        assert!(matches!(optimizer.step_scaled(f64::INFINITY), Err(Error::Argument { .. })));
         assert!(matches!(optimizer.restore(1, &[]), Err(Error::Argument { .. })));
+        let ids = Tensor::zeros(3, DType::U32, device).unwrap();
+        let ids = vec![(ids.clone(), ids); 2];
+        assert!(matches!(optimizer.restore(1, &ids), Err(Error::DType { .. })));
+        let low_precision = LowPrecision::StochasticRounding { seed: 1 };
+        let lamb = AdamWConfig { low_precision, ..AdamWConfig::lamb() };
+        assert!(matches!(new(&[&a], lamb), Error::Argument { op: "adamw", .. }));
         let wrong = Tensor::zeros(4, DType::F32, device).unwrap();
         let wrong = vec![(wrong.clone(), wrong); 2];
         assert!(matches!(optimizer.restore(1, &wrong), Err(Error::Shape { .. })));

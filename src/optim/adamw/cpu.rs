@@ -3,34 +3,31 @@
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 
-use super::{Exact, Parameter, Step};
+use super::{Exact, Parameter, Scale, Step};
 use crate::device::cpu::real::{Real, parallel, simd, sum};
 use crate::ops::with_real;
 use crate::random::round_stochastically;
 use crate::{DType, Device, Element, Result, Tensor};
 
 /// Steps every parameter and returns the norm of all gradients, or 0 if there is no bound for it.
-pub fn step_all(parameters: &[Parameter], constants: &Step, max_norm: Option<f64>) -> Result<Tensor> {
-    let mut squares = 0.0;
-    if max_norm.is_some() {
-        for p in parameters {
-            let Some(grad) = gradient(p)? else { continue };
-            squares += with_real!(grad.dtype(), R => sum_of_squares(&grad.cpu::<R>()?));
+pub fn step_all(parameters: &[Parameter], constants: &Step, scale: Scale) -> Result<Tensor> {
+    let (norm, scale) = match scale {
+        Scale::One => (0.0, 1.0),
+        Scale::By(factor) => (0.0, factor),
+        Scale::Bounded(max) => {
+            let norm = norm_of_all(parameters)?;
+            (norm, (max / (norm + 1e-6)).min(1.0))
         }
-    }
-    let norm = squares.sqrt();
-    let scale = max_norm.map_or(1.0, |max| (max / (norm + 1e-6)).min(1.0));
-    let mut dtype = DType::F32;
+    };
     for p in parameters {
         let Some(grad) = gradient(p)? else { continue };
-        dtype = grad.dtype();
         let decay = p.weight_decay;
         if let Exact::Nothing { random } = p.exact {
             let (mut w, mut m, mut v) = (p.var.cpu_mut()?, p.m.cpu_mut()?, p.v.cpu_mut()?);
             step_rounded(constants, decay, scale as f32, random, &mut w, &grad.cpu()?, &mut m, &mut v);
             continue;
         }
-        with_real!(dtype, R => step(
+        with_real!(grad.dtype(), R => step(
             constants,
             decay,
             R::from_f64(scale),
@@ -46,7 +43,26 @@ pub fn step_all(parameters: &[Parameter], constants: &Step, max_norm: Option<f64
             }
         }
     }
+    scalar(norm, parameters)
+}
+
+/// The norm of all gradients.
+pub fn norm(parameters: &[Parameter]) -> Result<Tensor> {
+    scalar(norm_of_all(parameters)?, parameters)
+}
+
+fn scalar(norm: f64, parameters: &[Parameter]) -> Result<Tensor> {
+    let dtype = parameters.first().map_or(DType::F32, |p| p.m.dtype());
     Tensor::full(norm, (), dtype, &Device::Cpu)
+}
+
+fn norm_of_all(parameters: &[Parameter]) -> Result<f64> {
+    let mut squares = 0.0;
+    for p in parameters {
+        let Some(grad) = gradient(p)? else { continue };
+        squares += with_real!(grad.dtype(), R => sum_of_squares(&grad.cpu::<R>()?));
+    }
+    Ok(squares.sqrt())
 }
 
 /// The gradient, in the dtype of the moments.

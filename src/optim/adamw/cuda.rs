@@ -3,7 +3,7 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use super::{Exact, Parameter, Step};
+use super::{Exact, Parameter, Scale, Step};
 #[cfg(all(test, feature = "cuda-sim"))]
 use crate::device::cuda::resources::Launched;
 use crate::device::cuda::{Binding, Buffer, CudaDevice, Kernel, cuda_source};
@@ -156,11 +156,15 @@ pub(super) fn step_all(
     device: &CudaDevice,
     parameters: &[Parameter],
     step: &Step,
-    max_norm: Option<f64>,
+    scale: Scale,
 ) -> Result<Tensor> {
     let table = Table::new(device, parameters)?;
     let entries = device.upload("adamw", bytemuck::cast_slice(&table.entries))?;
-    let clip = max_norm.map(|max_norm| norm(device, &table, &entries, max_norm)).transpose()?;
+    let clip = match scale {
+        Scale::One => None,
+        Scale::By(factor) => Some(device.upload("adamw", bytemuck::bytes_of(&[factor as f32, 0.0]))?),
+        Scale::Bounded(max_norm) => Some(clip(device, &table, &entries, max_norm)?),
+    };
     let params = AdamWParams {
         entries: table.entries.len() as u32,
         lr: step.lr as f32,
@@ -180,14 +184,25 @@ pub(super) fn step_all(
         p.var.storage().written();
     }
     match clip {
-        // The kernel leaves the coefficient and then the norm.
-        Some(clip) => Tensor::from_cuda(device, clip, 2, DType::F32)?.narrow(0, 1, 1)?.reshape(()),
+        Some(clip) => norm_of(device, clip),
         None => Tensor::zeros((), DType::F32, &crate::Device::Cuda(device.clone())),
     }
 }
 
+/// The norm of all gradients.
+pub(super) fn norm(device: &CudaDevice, parameters: &[Parameter]) -> Result<Tensor> {
+    let table = Table::new(device, parameters)?;
+    let entries = device.upload("adamw", bytemuck::cast_slice(&table.entries))?;
+    norm_of(device, clip(device, &table, &entries, f64::INFINITY)?)
+}
+
+/// The second of the two numbers that [`clip`] gives.
+fn norm_of(device: &CudaDevice, clip: Buffer) -> Result<Tensor> {
+    Tensor::from_cuda(device, clip, 2, DType::F32)?.narrow(0, 1, 1)?.reshape(())
+}
+
 /// Two numbers: the coefficient that clips, and the norm of all gradients.
-fn norm(device: &CudaDevice, table: &Table, entries: &Buffer, max_norm: f64) -> Result<Buffer> {
+fn clip(device: &CudaDevice, table: &Table, entries: &Buffer, max_norm: f64) -> Result<Buffer> {
     let kernel = |entry| norm_kernel(entry, table.gradients);
     let partials = device.alloc("adamw", table.blocks * 4)?;
     let clip = device.alloc("adamw", 8)?;

@@ -1,4 +1,4 @@
-//! AdamW: one fused pass over parameters, gradients and moments.
+//! AdamW: one fused pass over parameters, gradients and moments. LAMB: the same pass, and then the size of its step.
 
 mod cpu;
 #[cfg(feature = "cuda")]
@@ -23,6 +23,17 @@ pub struct AdamWConfig {
     pub weight_decay: f64,
     /// How parameters of f16 and bf16 keep what a step changes in them.
     pub low_precision: LowPrecision,
+    /// Makes AdamW to LAMB (You et al., "Large batch optimization for deep learning: training BERT in 76 minutes", 2020):
+    /// the update of each parameter, weight decay included, is multiplied by the parameter's norm over its own, or by 1
+    /// where one of them is 0. A step needs memory for another copy of the parameters.
+    pub trust_ratio: bool,
+}
+
+impl AdamWConfig {
+    /// LAMB, with its authors' values.
+    pub fn lamb() -> Self {
+        AdamWConfig { eps: 1e-6, weight_decay: 0.01, trust_ratio: true, ..Default::default() }
+    }
 }
 
 impl Default for AdamWConfig {
@@ -34,8 +45,18 @@ impl Default for AdamWConfig {
             eps: 1e-8,
             weight_decay: 1e-2,
             low_precision: LowPrecision::Masters,
+            trust_ratio: false,
         }
     }
+}
+
+/// What a step multiplies all gradients by.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Scale {
+    One,
+    By(f64),
+    /// What makes their norm at most this, and 1 if it is no more.
+    Bounded(f64),
 }
 
 /// How [`AdamW`] keeps what a step changes in a parameter of 16 bits: as a rule less than its last place.
@@ -149,13 +170,34 @@ impl Parameter {
         }
     }
 
-    /// Refuses tensors of another shape.
+    /// Refuses tensors of another shape, and those that are no floats.
     fn check(&self, tensors: &[&Tensor]) -> Result<()> {
         if let Some(wrong) = tensors.iter().find(|t| t.shape() != self.var.shape()) {
             let reason = "what is restored must have its parameter's shape";
             return Err(Error::shape("adamw", &[self.var.shape(), wrong.shape()], reason));
         }
+        if let Some(wrong) = tensors.iter().find(|t| !t.dtype().is_float()) {
+            return Err(Error::dtype("adamw", &[wrong.dtype()], "what is restored must be floats"));
+        }
         Ok(())
+    }
+
+    /// What steps are taken on.
+    fn exact(&self) -> &Tensor {
+        self.master.as_ref().unwrap_or(self.var.as_tensor())
+    }
+
+    /// From `before` by LAMB, given AdamW's step of learning rate 1 from zero.
+    fn trust(&self, before: &Tensor, lr: f64) -> Result<()> {
+        let exact = &self.exact().detach();
+        let update = before.affine(self.weight_decay, 0.0)?.sub(exact)?;
+        let norm = |x: &Tensor| x.sqr()?.sum_all()?.sqrt();
+        let (size, step) = (norm(before)?, norm(&update)?);
+        let (zero, one) = (size.zeros_like()?, size.ones_like()?);
+        // Neither is negative, so that their product is zero where one of them is.
+        let ratio = size.mul(&step)?.gt(&zero)?.where_cond(&size.div(&step)?, &one)?;
+        exact.assign(&before.sub(&update.mul(&ratio.affine(lr, 0.0)?)?)?)?;
+        if self.master.is_some() { self.var.set(exact) } else { Ok(()) }
     }
 }
 
@@ -189,12 +231,12 @@ impl AdamW {
     /// An optimizer of several groups.
     ///
     /// # Errors
-    /// [`Error::Argument`] for constants out of range, no parameter at all, or one that is named
-    /// twice; [`Error::DType`] unless all are f32, f16 or bf16, or all f64 (on the CPU), and for f16 under
+    /// [`Error::Argument`] for constants out of range, no parameter at all, one that is named
+    /// twice, or a trust ratio together with stochastic rounding; [`Error::DType`] unless all are f32, f16 or bf16, or all f64 (on the CPU), and for f16 under
     /// stochastic rounding; [`Error::DeviceMismatch`] if they are on several devices.
     pub fn with_groups(groups: Vec<ParamGroup>, config: AdamWConfig) -> Result<Self> {
         let op = "adamw";
-        let AdamWConfig { lr, beta1, beta2, eps, weight_decay: _, low_precision } = config;
+        let AdamWConfig { lr, beta1, beta2, eps, weight_decay: _, low_precision, trust_ratio } = config;
         for (argument, value, fits) in [
             ("lr", lr, lr >= 0.0),
             ("beta1", beta1, (0.0..1.0).contains(&beta1)),
@@ -204,6 +246,9 @@ impl AdamW {
             if !fits {
                 return Err(Error::argument(op, argument, format!("({value}) is out of range")));
             }
+        }
+        if trust_ratio && low_precision != LowPrecision::Masters {
+            return Err(Error::argument(op, "trust_ratio", "needs masters of parameters of 16 bits"));
         }
         let vars: Vec<&Var> = groups.iter().flat_map(|g| &g.vars).collect();
         let Some(first) = vars.first() else {
@@ -264,7 +309,30 @@ impl AdamW {
 
     /// Updates every parameter that has a gradient.
     pub fn step(&mut self) -> Result<()> {
-        self.advance(None).map(drop)
+        self.advance(Scale::One).map(drop)
+    }
+
+    /// The Euclidean norm of all gradients together, a scalar on the device, of f32 (f64 for f64). With it, once it was
+    /// read back, [`AdamW::step_scaled`] clips, undoes a loss scale, or is left out.
+    pub fn grad_norm(&self) -> Result<Tensor> {
+        match &self.device {
+            Device::Cpu => cpu::norm(&self.parameters),
+            #[cfg(feature = "cuda")]
+            Device::Cuda(device) => cuda::norm(device, &self.parameters),
+            #[cfg(feature = "wgpu")]
+            Device::Wgpu(device) => self.arenas().norm(device, &self.parameters),
+        }
+    }
+
+    /// [`AdamW::step`] with all gradients multiplied by `factor`; the gradients themselves stay as they are.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] unless `factor` is finite.
+    pub fn step_scaled(&mut self, factor: f64) -> Result<()> {
+        if !factor.is_finite() {
+            return Err(Error::argument("adamw", "factor", format!("({factor}) must be finite")));
+        }
+        self.advance(Scale::By(factor)).map(drop)
     }
 
     /// [`AdamW::step`] with all gradients scaled by `min(1, max_norm / (norm + 1e-6))`, where `norm` is
@@ -278,20 +346,34 @@ impl AdamW {
         if max_norm.is_nan() || max_norm <= 0.0 {
             return Err(Error::argument("adamw", "max_norm", format!("({max_norm}) must be positive")));
         }
-        self.advance(Some(max_norm))
+        self.advance(Scale::Bounded(max_norm))
     }
 
-    /// A step, clipped if there is a bound. Returns the norm of the gradients, which is computed only
-    /// if there is one.
-    fn advance(&mut self, max_norm: Option<f64>) -> Result<Tensor> {
+    #[cfg(feature = "wgpu")]
+    fn arenas(&self) -> &wgpu::Arenas {
+        self.arenas.as_ref().expect("an optimizer on wgpu has arenas")
+    }
+
+    /// A step. Returns the norm of the gradients, which is computed only if it has a bound.
+    fn advance(&mut self, scale: Scale) -> Result<Tensor> {
         let t = self.steps + 1;
-        let AdamWConfig { lr, beta1, beta2, eps, low_precision, .. } = self.config;
+        let AdamWConfig { lr, beta1, beta2, eps, low_precision, trust_ratio, .. } = self.config;
         let seed = match low_precision {
             LowPrecision::Masters => 0,
             LowPrecision::StochasticRounding { seed } => seed,
         };
+        let parameters = &self.parameters;
+        parameters.iter().try_for_each(Parameter::refresh)?;
+        let mut before = Vec::new();
+        if trust_ratio {
+            for p in parameters.iter().filter(|p| p.var.grad().is_some()) {
+                let exact = p.exact().detach();
+                before.push((p, exact.copy()?));
+                exact.assign(&exact.zeros_like()?)?;
+            }
+        }
         let step = Step {
-            lr,
+            lr: if trust_ratio { 1.0 } else { lr },
             beta1,
             beta2,
             eps,
@@ -299,18 +381,14 @@ impl AdamW {
             correction2: 1.0 - beta2.powi(t as i32),
             random: crate::random::Stream { seed, offset: t },
         };
-        let parameters = &self.parameters;
-        parameters.iter().try_for_each(Parameter::refresh)?;
         let norm = match &self.device {
-            Device::Cpu => cpu::step_all(parameters, &step, max_norm)?,
+            Device::Cpu => cpu::step_all(parameters, &step, scale)?,
             #[cfg(feature = "cuda")]
-            Device::Cuda(device) => cuda::step_all(device, parameters, &step, max_norm)?,
+            Device::Cuda(device) => cuda::step_all(device, parameters, &step, scale)?,
             #[cfg(feature = "wgpu")]
-            Device::Wgpu(device) => {
-                let arenas = self.arenas.as_ref().expect("an optimizer on wgpu has arenas");
-                arenas.step_all(device, parameters, &step, max_norm)?
-            }
+            Device::Wgpu(device) => self.arenas().step_all(device, parameters, &step, scale)?,
         };
+        before.iter().try_for_each(|(p, before)| p.trust(before, lr))?;
         self.parameters.iter_mut().for_each(|p| p.version = p.var.storage().version());
         self.steps = t;
         Ok(norm)
@@ -327,7 +405,7 @@ impl AdamW {
     pub fn masters(&self) -> Result<Vec<Tensor>> {
         let master = |p: &Parameter| {
             p.refresh()?;
-            Ok(p.master.clone().unwrap_or_else(|| p.var.detach()))
+            Ok(p.exact().detach())
         };
         self.parameters.iter().map(master).collect()
     }
@@ -335,8 +413,8 @@ impl AdamW {
     /// Continues from a checkpoint's [`AdamW::steps`] and [`AdamW::moments`].
     ///
     /// # Errors
-    /// [`Error::Argument`] if their number differs, [`Error::Shape`] if a shape does; then nothing has
-    /// changed.
+    /// [`Error::Argument`] if their number differs, [`Error::Shape`] if a shape does, [`Error::DType`] for ids; then
+    /// nothing has changed.
     pub fn restore(&mut self, steps: u64, moments: &[(Tensor, Tensor)]) -> Result<()> {
         self.check("moments", moments.len())?;
         for (p, (m, v)) in self.parameters.iter().zip(moments) {
@@ -354,8 +432,8 @@ impl AdamW {
     /// another way, as by [`Var::set`], starts with a new master, which has but the 16 bits of the parameter.
     ///
     /// # Errors
-    /// [`Error::Argument`] if their number differs, [`Error::Shape`] if a shape does; then nothing has
-    /// changed.
+    /// [`Error::Argument`] if their number differs, [`Error::Shape`] if a shape does, [`Error::DType`] for ids; then
+    /// nothing has changed.
     pub fn restore_masters(&mut self, masters: &[Tensor]) -> Result<()> {
         self.check("masters", masters.len())?;
         for (p, master) in self.parameters.iter().zip(masters) {

@@ -7,7 +7,7 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use super::{Exact, Parameter, Plan, RANDOM_ROOM, Step};
+use super::{Exact, Parameter, Plan, RANDOM_ROOM, Scale, Step};
 #[cfg(test)]
 use crate::device::wgpu::launched::Launched;
 use crate::device::wgpu::{ALIGNMENT, Binding, Buffer, Class, Kernel, WgpuDevice, Work, fold_groups};
@@ -225,13 +225,15 @@ impl Arenas {
         device: &WgpuDevice,
         parameters: &[Parameter],
         step: &Step,
-        max_norm: Option<f64>,
+        scale: Scale,
     ) -> Result<Tensor> {
-        for (p, gradient) in parameters.iter().zip(&self.gradients) {
-            settle(&p.var, gradient)?;
-        }
+        self.settle_all(parameters)?;
         let places = self.live(device, parameters);
-        let clip = max_norm.map(|max_norm| self.norm(device, &places, max_norm)).transpose()?;
+        let clip = match scale {
+            Scale::One => None,
+            Scale::By(factor) => Some(device.upload("adamw", bytemuck::bytes_of(&[factor as f32, 0.0]))?),
+            Scale::Bounded(max_norm) => Some(self.clip(device, &places, max_norm)?),
+        };
         for place in &places {
             self.arenas[place.arena].update(device, place, step, clip.as_ref())?;
         }
@@ -239,14 +241,23 @@ impl Arenas {
             p.var.storage().written();
         }
         match clip {
-            // The kernel leaves the coefficient and then the norm.
-            Some(clip) => Tensor::from_wgpu(device, clip, 2, DType::F32)?.narrow(0, 1, 1)?.reshape(()),
+            Some(clip) => norm_of(device, clip),
             None => Tensor::zeros((), DType::F32, &crate::Device::Wgpu(device.clone())),
         }
     }
 
+    /// The norm of all gradients.
+    pub(super) fn norm(&self, device: &WgpuDevice, parameters: &[Parameter]) -> Result<Tensor> {
+        self.settle_all(parameters)?;
+        norm_of(device, self.clip(device, &self.live(device, parameters), f64::INFINITY)?)
+    }
+
+    fn settle_all(&self, parameters: &[Parameter]) -> Result<()> {
+        parameters.iter().zip(&self.gradients).try_for_each(|(p, gradient)| settle(&p.var, gradient))
+    }
+
     /// Two numbers: the coefficient that clips, and the norm of all gradients.
-    fn norm(&self, device: &WgpuDevice, places: &[Place], max_norm: f64) -> Result<Buffer> {
+    fn clip(&self, device: &WgpuDevice, places: &[Place], max_norm: f64) -> Result<Buffer> {
         let kernel = |entry| norm_kernel(device.class(), entry);
         let slots: usize = places.iter().map(|place| place.count.div_ceil(CHUNK)).sum();
         let partials = device.alloc("adamw", slots.max(1) * 4)?;
@@ -266,6 +277,11 @@ impl Arenas {
         device.run(&kernel("clip"), &bindings, &params, [1, 1, 1])?;
         Ok(clip)
     }
+}
+
+/// The second of the two numbers that [`Arenas::clip`] gives.
+fn norm_of(device: &WgpuDevice, clip: Buffer) -> Result<Tensor> {
+    Tensor::from_wgpu(device, clip, 2, DType::F32)?.narrow(0, 1, 1)?.reshape(())
 }
 
 /// Brings a gradient that is elsewhere, because it has 16 bits or was made after [`Var::clear_grad`], to its place in
