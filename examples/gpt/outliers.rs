@@ -39,7 +39,7 @@ mod tests {
     fn counts_standard_deviations_once_it_knows_enough() {
         let mut window = Window::default();
         // Mean 3, deviation 1.
-        let steady = |i: usize| if i % 2 == 0 { 2.0 } else { 4.0 };
+        let steady = |i: usize| if i.is_multiple_of(2) { 2.0 } else { 4.0 };
         assert!((0..128).all(|i| window.z(steady(i)) == 0.0));
         assert!((window.clone().z(8.0) - 5.0).abs() < 1e-12);
         assert!((window.clone().z(1.0) + 2.0).abs() < 1e-12);

@@ -188,13 +188,6 @@ pub(crate) fn record_repeat(
 
 fn attach(source: Source, saved: Saved, inputs: &[&Tensor], outputs: Vec<Tensor>) -> Vec<Tensor> {
     static NEXT_ID: AtomicU64 = AtomicU64::new(0);
-    #[cfg_attr(
-        feature = "wgpu",
-        expect(
-            clippy::arc_with_non_send_sync,
-            reason = "a node is both, as tensor/mod.rs asserts: the lint does not see through the cycle of types"
-        )
-    )]
     let node = Arc::new(Node {
         id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
         source,
