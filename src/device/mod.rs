@@ -6,6 +6,8 @@ pub mod cuda;
 #[cfg(any(feature = "cuda", feature = "wgpu"))]
 mod kernel;
 mod profile;
+#[cfg(all(test, any(feature = "cuda-sim", feature = "wgpu")))]
+mod table;
 #[cfg(feature = "wgpu")]
 pub mod wgpu;
 

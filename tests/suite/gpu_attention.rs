@@ -1,22 +1,14 @@
 //! Attention with the kernels of GPUs, run by whatever adapter there is: teams of every shape, and keys cut into chunks.
 #![cfg(feature = "wgpu")]
 
-use std::sync::OnceLock;
+use tilewright::{AttentionOptions, DType, Tensor};
 
-use tilewright::{AttentionOptions, DType, Device, Tensor};
-
-use crate::cases::{self, Case, Range::Normal};
-use crate::harness::{another_wgpu, bits, normal, place, seeded};
+use crate::cases::{Case, Range::Normal};
+use crate::harness::{bits, gpu_kernels, normal, place, seeded};
 use crate::parity::{Expected, Pass, compare};
 
-/// A device with the kernels that are for GPUs; none where other tests have none.
-fn device() -> Option<&'static Device> {
-    static DEVICE: OnceLock<Option<Device>> = OnceLock::new();
-    DEVICE.get_or_init(|| another_wgpu(|selector| selector.checked().gpu_kernels())).as_ref()
-}
-
 fn check(cases: &[Case], dtypes: &[DType], pass: Pass) {
-    let Some(device) = device() else { return };
+    let Some(device) = gpu_kernels() else { return };
     let mut failures = Vec::new();
     for case in cases {
         for &dtype in dtypes {
@@ -41,11 +33,6 @@ fn case([b, nh, nkv, tq, tk, d]: [usize; 6], options: AttentionOptions) -> Case 
 }
 
 const CAUSAL: AttentionOptions = AttentionOptions { causal: true, scale: None, window: None, dropout: 0.0 };
-
-#[test]
-fn the_cases_of_all_devices() {
-    check(&cases::attention(), &[DType::F32], Pass::Both);
-}
 
 /// Several bands and tiles, the last of each not full, of teams of 1 to 16 with 1 to 4 rows.
 #[test]
@@ -98,7 +85,7 @@ fn scores_far_apart() {
 
 #[test]
 fn the_same_bits_run_after_run() {
-    let Some(device) = device() else { return };
+    let Some(device) = gpu_kernels() else { return };
     let shapes: [&[usize]; 3] = [&[2, 4, 3, 64], &[2, 2, 601, 64], &[2, 2, 601, 64]];
     let x = shapes.map(|shape| place(&normal(shape[2] as u64, shape), DType::F32, device).unwrap());
     let run = || bits(&x[0].attention(&x[1], &x[2], &CAUSAL).unwrap());

@@ -28,6 +28,12 @@ const WGPU: [&str; 4] = [
     "wgpu with WebGPU's defaults and GPU kernels",
 ];
 
+/// The first of [`devices`] that runs the kernels for GPUs: a software adapter told to, or a GPU. None without wgpu.
+#[cfg(feature = "wgpu")]
+pub fn gpu_kernels() -> Option<&'static Device> {
+    devices().get(3).or(devices().get(1))
+}
+
 /// All of [`devices`] but the CPU.
 pub fn gpus() -> &'static [Device] {
     &devices()[1..]

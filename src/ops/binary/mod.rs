@@ -26,7 +26,7 @@ pub(crate) enum Kind {
     Minimum = 5,
 }
 
-/// A comparison, whose result is 1 or 0 in u32. The numbers are those of kernels/binary/compare.wgsl.
+/// A comparison, whose result is 1 or 0 in u32. Kernels number them after the arithmetic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Comparison {
     Eq = 0,
