@@ -1,7 +1,7 @@
 //! How long the first result of an op takes through wgpu, compiling its kernels included, beside a later one.
 //!
 //! `MESA_SHADER_CACHE_DISABLE=true TILEWRIGHT_DEVICE=software cargo bench --bench first`: a driver that keeps what it has
-//! compiled would hide it.
+//! compiled would hide it. An argument picks the ops whose names contain it.
 
 use std::time::{Duration, Instant};
 
@@ -47,7 +47,9 @@ fn main() -> Result<()> {
         ("embedding [50257, 64]", &[&[50257, 64]], &|x| x[0].embedding(&ids)),
         ("cross entropy [64, 50257]", &[&[64, 50257]], &|x| x[0].cross_entropy(&ids.narrow(0, 0, 64)?)),
     ];
-    for (name, shapes, f) in ops {
+    // Cargo passes --bench too.
+    let wanted = std::env::args().skip(1).find(|arg| !arg.starts_with("--")).unwrap_or_default();
+    for (name, shapes, f) in ops.iter().filter(|(name, ..)| name.contains(&wanted)) {
         for (backward, label) in [(false, "forward"), (true, "forward and backward")] {
             let inputs = vars(shapes)?;
             device.synchronize()?;

@@ -30,8 +30,8 @@ fn device() -> Device {
 
 /// Waits for a result by reading one element of it.
 fn wait(t: &Tensor) -> f32 {
-    let one = t.detach().flatten_all().and_then(|t| t.narrow(0, 0, 1));
-    one.and_then(|t| t.to_scalar()).expect("the result can be read")
+    let first = (0..t.rank()).try_fold(t.detach(), |t, dim| t.narrow(dim, 0, 1));
+    first.and_then(|t| t.reshape(())?.to_scalar()).expect("the result can be read")
 }
 
 criterion_group! {
