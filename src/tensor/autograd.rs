@@ -85,11 +85,13 @@ impl Leaf {
 
     fn accumulate(&self, grad: Tensor) -> Result<()> {
         let mut slot = self.0.lock();
-        let grad = grad.to_dtype(slot.dtype)?;
-        match slot.memory.clone() {
+        // Not through `to_dtype` if that were the same: a second handle would make a copy of it.
+        let grad = if grad.dtype() == slot.dtype { grad } else { grad.to_dtype(slot.dtype)? };
+        match &slot.memory {
             Some(memory) if slot.live => memory.add_assign(&grad)?,
-            Some(memory) => memory.assign(&grad)?,
-            None => slot.memory = Some(grad.into_owned()?),
+            // Of two that nobody else sees one is enough; others, such as an optimizer's, are to see the new values.
+            Some(memory) if !(memory.is_owned() && grad.is_owned()) => memory.assign(&grad)?,
+            _ => slot.memory = Some(grad.into_owned()?),
         }
         slot.live = true;
         Ok(())

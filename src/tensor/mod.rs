@@ -206,11 +206,15 @@ impl Tensor {
         Arc::strong_count(&self.0.storage)
     }
 
-    /// This tensor if nobody else can see its memory and it is contiguous, else a copy: something
-    /// that may be written in place.
-    pub(crate) fn into_owned(self) -> Result<Tensor> {
+    /// True if nobody else can see this tensor's memory and it is contiguous: it may be written in place.
+    pub(crate) fn is_owned(&self) -> bool {
         let whole = self.0.layout.offset == 0 && self.is_contiguous();
-        if whole && self.handles() == 1 && self.storage_handles() == 1 { Ok(self) } else { self.copy() }
+        whole && self.handles() == 1 && self.storage_handles() == 1
+    }
+
+    /// This tensor if it [is owned](Self::is_owned), else a copy.
+    pub(crate) fn into_owned(self) -> Result<Tensor> {
+        if self.is_owned() { Ok(self) } else { self.copy() }
     }
 }
 

@@ -65,7 +65,7 @@ impl Var {
         Ok(())
     }
 
-    /// Forgets the gradient. Its memory is kept: the next backward writes over it.
+    /// Forgets the gradient. Its memory is kept for the next one, which whoever still holds it will see there.
     pub fn zero_grad(&self) {
         self.leaf.0.lock().live = false;
     }
