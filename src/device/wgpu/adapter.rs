@@ -43,7 +43,7 @@ impl fmt::Display for AdapterChoice {
 pub struct Selector {
     /// Which adapter.
     pub adapter: AdapterChoice,
-    /// Compiles every kernel with bounds, loop and division checks and zeroed workgroup memory: slower,
+    /// Compiles every kernel with bounds and division checks and zeroed workgroup memory: slower,
     /// and a kernel's stray access does no harm. `TILEWRIGHT_CHECKED=1` turns it on for every device.
     pub checked: bool,
     /// Asks for WebGPU's default limits and no features, whatever the adapter has: what the weakest

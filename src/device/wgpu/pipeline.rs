@@ -139,22 +139,21 @@ fn compile(
     checked: bool,
 ) -> Result<wgpu::ComputePipeline> {
     let text = wgsl(kernel).map_err(|reason| refuse(kernel, gpu, reason))?;
-    let checks = checked || !kernel.trusted;
+    let mut checks = match kernel.trusted {
+        true => wgpu::ShaderRuntimeChecks::unchecked(),
+        false => wgpu::ShaderRuntimeChecks::checked(),
+    };
+    // Loops of trusted kernels end. Counting what they do keeps compilers from unrolling them, and from registers what
+    // they index.
+    checks.bounds_checks |= checked;
     gpu.guard(kernel.name, 0, || {
         let descriptor = wgpu::ShaderModuleDescriptor {
             label: Some(kernel.name),
             source: wgpu::ShaderSource::Wgsl(text.into()),
         };
-        let module = if checks {
-            gpu.device.create_shader_module(descriptor)
-        } else {
-            // SAFETY: whoever made the kernel promised what the checks would enforce: the user in
-            // `Kernel::trusted`, this crate's ops for `Kernel::builtin`.
-            unsafe {
-                let unchecked = wgpu::ShaderRuntimeChecks::unchecked();
-                gpu.device.create_shader_module_trusted(descriptor, unchecked)
-            }
-        };
+        // SAFETY: whoever made the kernel promised what the checks that are off would enforce: the user in
+        // `Kernel::trusted`, this crate's ops for `Kernel::builtin`.
+        let module = unsafe { gpu.device.create_shader_module_trusted(descriptor, checks) };
         gpu.device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
             label: Some(kernel.name),
             layout: Some(layout),
@@ -162,7 +161,7 @@ fn compile(
             entry_point: Some(kernel.entry),
             compilation_options: wgpu::PipelineCompilationOptions {
                 constants: &[],
-                zero_initialize_workgroup_memory: checks,
+                zero_initialize_workgroup_memory: checks.bounds_checks,
             },
             cache: None,
         })
