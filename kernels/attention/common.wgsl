@@ -2,9 +2,9 @@
 //
 // Rows of D elements are handled as quads (vec4). A team of SPLIT neighbours *owns* ROWS rows and keeps them, with what
 // it sums up for them, in registers: member m the quads m, m + SPLIT, m + 2 SPLIT .. of each. The rows that are visited
-// (keys for queries, queries for keys) are staged TILE at a time in workgroup memory and used STEP at a time. A quad that
-// is read from there meets all ROWS rows, so that workgroup memory, which is slower than arithmetic, is not what
-// everything waits for; and all teams read the same quads, which GPUs broadcast.
+// (keys for queries, queries for keys) come TILE at a time, through workgroup memory (tile.wgsl) or from lane to lane
+// (lanes.wgsl), and are used STEP at a time. A quad that comes that way meets all ROWS rows, so that reading, which is
+// slower than arithmetic, is not what everything waits for.
 //
 // A step has three parts. Each member multiplies its quads with those of the visited rows, which gives parts of scores
 // (`Parts`). These are added up over the team in such a way that each member gets some of the scores (`Own`), of which it
@@ -14,17 +14,17 @@
 //            SPLIT    invocations a team, a power of two
 //            ROWS     rows a team owns, a power of two
 //            BLOCK    workgroup size, a multiple of 4 SPLIT, so that a band of keys starts at a multiple of 4
-//            TILE     rows a tile, a power of two; it decides how much workgroup memory is used
+//            TILE     rows a tile, a power of two
 //            STEP     rows a step, 4 or more and a power of two
 //            DROPOUT: bool
 //            T        f32 or f16: q, k, v, o and their gradients; arithmetic is f32
-// Parts:     common/philox.wgsl, attention/params.wgsl, attention/lanes[_subgroup].wgsl, then this, then a pass
+// Parts:     common/philox.wgsl, attention/params.wgsl, this, attention/tile.wgsl or lanes.wgsl, what is visited
+//            (attention/keys.wgsl or queries.wgsl), then a pass
 
 const QUADS: u32 = (D / 4u + SPLIT - 1u) / SPLIT; // of a row that one invocation holds
-const LINE: u32 = QUADS * SPLIT;                  // of a row in the tile; those beyond D / 4 are zeros
 const TEAMS: u32 = BLOCK / SPLIT;
-const BAND: u32 = TEAMS * ROWS;                   // rows a workgroup owns
-const FOURS: u32 = STEP / 4u;
+const BAND: u32 = TEAMS * ROWS; // rows a workgroup owns
+const FOURS: u32 = (STEP + 3u) / 4u;
 // Of which scores one member makes weights: of those of OWN rows with RUN visited ones. Members that share a row share
 // what it visits; beyond MAKERS they do the same again.
 const OWN: u32 = max(ROWS / SPLIT, 1u);
@@ -33,16 +33,11 @@ const RUNS: u32 = STEP / RUN;
 const MAKERS: u32 = min(SPLIT, ROWS * RUNS);
 // Visited rows for which dropout's random bits are drawn at a time, so that all invocations have some to draw.
 const DRAWN: u32 = max(TILE, 4u * BLOCK / BAND);
-// A tile lies in memory as [matrix][quad][row]. One quad of padding keeps a team's members, which read different
-// quads of the same row, in different banks.
-const STRIDE: u32 = TILE + 1u;
-const MATRIX: u32 = LINE * STRIDE;
-
-// The tile: two matrices, and in dkdv a row of statistics.
-var<workgroup> tile: array<vec4<f32>, 2u * MATRIX + STRIDE>;
-
 // A masked score. It is so far below LOWEST, where the largest score starts, that its weight is 0 even so.
 const MASKED: f32 = -2e38;
+
+// What a team owns of a matrix, or sums up for its rows.
+alias Rows = array<array<vec4<f32>, QUADS>, ROWS>;
 
 // A number for each of the STEP visited rows, for all rows of a team; and for the scores of one member, those of rows
 // row_of(n) with the visited ones from run_of on.

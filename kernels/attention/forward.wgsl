@@ -13,7 +13,7 @@
 // workgroup each (Dao et al., "Flash-Decoding for long-context inference", 2023). If there are several, each gives the o
 // and the lse of its part of the keys, and combine.wgsl makes one softmax of them.
 //
-// Constants, parts: see common.wgsl, and
+// Constants, parts: see common.wgsl, with keys.wgsl, and
 //            O: what o holds, T, or f32 where it is of chunks
 // Bindings:  1 q [B, NH, Tq, D], 2 k and 3 v [B, NKV, Tk, D], 4 o [B, NH, Tq, D] out: strided, unit stride along D
 //            5 lse [B, NH, Tq] out, f32; of several chunks o and lse are [chunks, B, NH, Tq ..], o without gaps
@@ -29,7 +29,9 @@
 // Scores may be above the top, and weights so many powers of two, before sums are rescaled, which is then rare.
 const SLACK: f32 = 8.0;
 
-const V_PLACE: u32 = MATRIX; // v's part of the tile, behind k's
+// The queries, times scale log2(e), and for each the sum of weighted values.
+var<private> query: Rows;
+var<private> sum: Rows;
 
 var<workgroup> kept: array<u32, select(1u, DRAWN / 4u * BAND, DROPOUT)>; // [keys / 4][row]
 var<workgroup> shared_factors: array<f32, select(1u, TEAMS * ROWS, SPLIT > 1u)>; // [team][row]
@@ -90,23 +92,24 @@ fn forward(
     let h = head % p.NH;
     let band = bands - 1u - group / heads % bands;
     let chunk = group / heads / bands;
-    let k_start = place(p.k, b, h / (p.NH / p.NKV), 0u);
-    let v_start = place(p.v, b, h / (p.NH / p.NKV), 0u);
     let member = lid % SPLIT;
     let team = lid / SPLIT;
-    let lane = lane_index();
+    let reader = reader(lid);
+    visit_head(b, h / (p.NH / p.NKV));
 
-    var query: array<array<vec4<f32>, QUADS>, ROWS>;
-    var sum: array<array<vec4<f32>, QUADS>, ROWS>;
-    for (var r = 0u; r < ROWS; r++) {
-        let row = band * BAND + r * TEAMS + team;
-        if (row < rows) {
-            let start = place(p.q, b, h + row % sharers, row / sharers);
-            for (var c = 0u; c < QUADS; c++) {
-                let quad = c * SPLIT + member;
-                if (quad < D / 4u) {
-                    query[r][c] = vec4<f32>(q[start + quad]) * (p.scale * LOG2_E);
+    for (var round = 0u; round < QUADS; round += ROUND) {
+        for (var r = 0u; r < ROWS; r++) {
+            let row = band * BAND + r * TEAMS + team;
+            if (row < rows) {
+                let start = place(p.q, b, h + row % sharers, row / sharers);
+                var quads: Round;
+                for (var x = 0u; x < ROUND; x++) {
+                    let quad = (round + x) * SPLIT + member;
+                    if (quad < D / 4u) {
+                        quads[x] = vec4<f32>(q[start + quad]) * (p.scale * LOG2_E);
+                    }
                 }
+                put(&query, r, round, &quads);
             }
         }
     }
@@ -129,21 +132,7 @@ fn forward(
         visited.end = min(visited.end, visited.start + p.chunk);
     }
     for (var j0 = visited.start; j0 < visited.end; j0 += TILE) {
-        workgroupBarrier(); // the last tile is read to its end
-        for (var n = lid; n < TILE * LINE; n += BLOCK) {
-            let j = j0 + n / LINE;
-            let quad = n % LINE;
-            // Zeros beyond Tk: workgroup memory may hold NaN, and 0 * NaN is NaN.
-            var k4 = vec4<f32>();
-            var v4 = vec4<f32>();
-            if (j < p.Tk && quad < D / 4u) {
-                k4 = vec4<f32>(k[k_start + j * p.k.z + quad]);
-                v4 = vec4<f32>(v[v_start + j * p.v.z + quad]);
-            }
-            let at = quad * STRIDE + n / LINE;
-            tile[at] = k4;
-            tile[V_PLACE + at] = v4;
-        }
+        load_tile(j0, lid);
         let drawn = (j0 - visited.start) % DRAWN;
         if (DROPOUT && drawn == 0u) {
             // One block of random bits serves four keys, so they are drawn here, once for the whole team.
@@ -152,17 +141,15 @@ fn forward(
                 kept[n] = kept_keys(j0 / 4u + n / BAND, row / sharers, head + row % sharers);
             }
         }
-        workgroupBarrier();
+        tile_ready();
 
-        for (var first = 0u; first < TILE; first += STEP) {
-            let step = in_tile(first);
+        for (var step = 0u; step < TILE; step += STEP) {
             // Parts of the scores with STEP keys.
             var parts: Parts;
+            var step_k = step_a(j0, step, reader);
             for (var c = 0u; c < QUADS; c++) {
-                let at = (c * SPLIT + member) * STRIDE + step;
-                let part = fetch(at, lane);
                 for (var j = 0u; j < STEP; j++) {
-                    let k4 = pick(part, at, j);
+                    let k4 = pick(&step_k, c, j);
                     for (var r = 0u; r < ROWS; r++) {
                         parts[r][j] = with_dot(parts[r][j], query[r][c], k4);
                     }
@@ -212,11 +199,10 @@ fn forward(
             }
 
             // The values, weighted.
+            var step_v = step_b(j0, step, reader);
             for (var c = 0u; c < QUADS; c++) {
-                let at = V_PLACE + (c * SPLIT + member) * STRIDE + step;
-                let part = fetch(at, lane);
                 for (var j = 0u; j < STEP; j++) {
-                    let v4 = pick(part, at, j);
+                    let v4 = pick(&step_v, c, j);
                     for (var r = 0u; r < ROWS; r++) {
                         sum[r][c] += v4 * weights[r][j];
                     }
@@ -240,14 +226,17 @@ fn forward(
         }
     }
     workgroupBarrier();
-    for (var r = 0u; r < ROWS; r++) {
-        let row = band * BAND + r * TEAMS + team;
-        if (row < rows) {
-            let start = place(p.o, b + chunk * p.B, h + row % sharers, row / sharers);
-            for (var c = 0u; c < QUADS; c++) {
-                let quad = c * SPLIT + member;
-                if (quad < D / 4u) {
-                    o[start + quad] = vec4<O>(sum[r][c] * told(r, lid));
+    for (var round = 0u; round < QUADS; round += ROUND) {
+        for (var r = 0u; r < ROWS; r++) {
+            let row = band * BAND + r * TEAMS + team;
+            if (row < rows) {
+                let start = place(p.o, b + chunk * p.B, h + row % sharers, row / sharers);
+                var quads = take(&sum, r, round);
+                for (var x = 0u; x < ROUND; x++) {
+                    let quad = (round + x) * SPLIT + member;
+                    if (quad < D / 4u) {
+                        o[start + quad] = vec4<O>(quads[x] * told(r, lid));
+                    }
                 }
             }
         }

@@ -7,14 +7,15 @@
 // bits, is the same every time, and many workgroups share the reading.
 //
 // Constants: BLOCK  workgroup size
+//            ITEMS  items of columns an invocation of chunk_sums, BLOCK apart
 //            HAS_BIAS, ACCUMULATE: bool
 //            T      f32 or f16: h and dy
 //            U      T or f32: dweight and dbias
 // Parts:     common/scalars.wgsl or common/quads.wgsl
 //
-// Entry chunk_sums: the shares of p.chunk rows each, one invocation an item of columns
+// Entry chunk_sums: the shares of p.chunk rows each
 //   Bindings: 1 h [rows, C]     2 dy [rows, C]     3 stats [rows] vec2: mean, rstd     4 partials [chunks, 2, C] out, f32
-//   Grid:     ceil(C / BLOCK) * chunks workgroups, folded, columns fastest
+//   Grid:     ceil(C / (BLOCK * ITEMS)) * chunks workgroups, folded, columns fastest
 // Entry totals: the sum over chunks, one invocation an item of columns; ACCUMULATE adds to what the outputs hold
 //   Bindings: 1 partials [chunks, 2, C] f32     2 dweight [C] out     3 dbias [C] out (a spare buffer unless HAS_BIAS)
 //   Grid:     ceil(C / BLOCK) workgroups, folded
@@ -40,26 +41,36 @@ fn chunk_sums(
     @builtin(local_invocation_index) lid: u32,
 ) {
     let group = wid.x + wid.y * nwg.x;
-    let column_groups = (p.C + BLOCK - 1u) / BLOCK;
+    let column_groups = (p.C + BLOCK * ITEMS - 1u) / (BLOCK * ITEMS);
     let chunk = group / column_groups;
-    let c = (group % column_groups) * BLOCK + lid;
-    if (chunk >= p.chunks || c >= p.C) {
+    let first = (group % column_groups) * BLOCK * ITEMS + lid;
+    if (chunk >= p.chunks) {
         return;
     }
     let last = min((chunk + 1u) * p.chunk, p.rows);
-    var dw = vec4(0.0);
-    var db = vec4(0.0);
+    var dw: array<vec4<f32>, ITEMS>;
+    var db: array<vec4<f32>, ITEMS>;
     for (var row = chunk * p.chunk; row < last; row++) {
-        let d = widen(dy[row * p.C + c]);
         let moments = stats[row];
-        let xhat = (widen(h[row * p.C + c]) - moments.x) * moments.y;
-        dw += d * xhat;
-        db += d;
+        for (var k = 0u; k < ITEMS; k++) {
+            let c = first + k * BLOCK;
+            if (c < p.C) {
+                let d = widen(dy[row * p.C + c]);
+                let xhat = (widen(h[row * p.C + c]) - moments.x) * moments.y;
+                dw[k] += d * xhat;
+                db[k] += d;
+            }
+        }
     }
-    let out = chunk * 2u * p.C + c;
-    partials[out] = full(dw);
-    if (HAS_BIAS) {
-        partials[out + p.C] = full(db);
+    for (var k = 0u; k < ITEMS; k++) {
+        let c = first + k * BLOCK;
+        if (c < p.C) {
+            let out = chunk * 2u * p.C + c;
+            partials[out] = full(dw[k]);
+            if (HAS_BIAS) {
+                partials[out + p.C] = full(db[k]);
+            }
+        }
     }
 }
 

@@ -17,6 +17,7 @@ mod gpu_attention;
 mod gradients;
 mod harness;
 mod layout;
+mod loops;
 mod mixed;
 mod optim;
 mod parity;

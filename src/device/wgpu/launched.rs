@@ -85,7 +85,7 @@ fn launched(class: Class) -> Vec<Launched> {
 
 /// On software adapters, or on all others, with subgroups and without.
 pub(super) fn sources(software: bool) -> Vec<Source> {
-    let classes = [None, Some(8)].map(|subgroups| Class { software, subgroups });
+    let classes = [None, Some(8)].map(|subgroups| Class { software, subgroups, checked: false });
     let [without, with] = classes.map(|class| {
         let mut seen = HashSet::new();
         let mut all = launched(class);

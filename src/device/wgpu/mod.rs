@@ -92,6 +92,8 @@ pub(crate) struct Class {
     pub software: bool,
     /// Where kernels may use subgroup operations, how many invocations the smallest subgroup has.
     pub subgroups: Option<u32>,
+    /// Kernels are compiled with bounds checks, which keep some compilers from unrolling loops.
+    pub checked: bool,
 }
 
 /// Folds a linear count of workgroups over x and y, each at most 65535 while that is enough.
@@ -201,7 +203,7 @@ impl WgpuDevice {
 
     pub(crate) fn class(&self) -> Class {
         let subgroups = self.has_subgroups().then_some(self.0.adapter.subgroup_min_size);
-        Class { software: self.is_software() && !self.0.gpu_kernels, subgroups }
+        Class { software: self.is_software() && !self.0.gpu_kernels, subgroups, checked: self.is_checked() }
     }
 
     /// The limits that the device was opened with.

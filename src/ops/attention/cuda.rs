@@ -1,5 +1,5 @@
 use super::params::{Params, in_lines};
-use super::{Sizes, Spec};
+use super::{Order, Sizes, Spec};
 use crate::device::cuda::{Binding, CudaDevice, Grid, Kernel, cuda_source};
 #[cfg(all(test, feature = "cuda-sim"))]
 use crate::device::cuda::resources::Launched;
@@ -280,7 +280,7 @@ pub(super) fn forward(device: &CudaDevice, spec: &Spec, x: &[Tensor]) -> Result<
             combine_grid(queries),
         )?;
     }
-    Ok(vec![sizes.heads_inside(o, heads, q_len)?, lse])
+    Ok(vec![sizes.tensor(Order::HeadsInside, o, heads, q_len)?, lse])
 }
 
 /// Which gradients a launch of the backward gives. Its blocks own rows of q, or else of k and v.
@@ -438,7 +438,17 @@ pub(super) fn backward(device: &CudaDevice, spec: &Spec, x: &[Tensor]) -> Result
     let place = |x: &Tensor| in_lines(x, 16 / dtype.size(), 1);
     let ((q, q_at), (k, k_at), (v, v_at)) = (place(&x[0])?, place(&x[1])?, place(&x[2])?);
     let ((o, o_at), (dout, dout_at)) = (place(&x[3])?, place(&x[5])?);
-    let params = Params { q: q_at, k: k_at, v: v_at, o: o_at, dout: dout_at, ..Params::new(&sizes, spec, 1) };
+    let (q_order, k_order) = (Order::of_gradient(&x[0]), Order::of_gradient(&x[1]));
+    let params = Params {
+        q: q_at,
+        k: k_at,
+        v: v_at,
+        o: o_at,
+        dout: dout_at,
+        dq: super::params::place(&sizes.strides(q_order, heads, q_len), 0, 1),
+        dk: super::params::place(&sizes.strides(k_order, kv_heads, k_len), 0, 1),
+        ..Params::new(&sizes, spec, 1)
+    };
     let (q, k, v, dout) = (q.cuda_storage()?, k.cuda_storage()?, v.cuda_storage()?, dout.cuda_storage()?);
 
     let queries = batch * heads * q_len.next_multiple_of(2);
@@ -477,9 +487,9 @@ pub(super) fn backward(device: &CudaDevice, spec: &Spec, x: &[Tensor]) -> Result
         )?;
     }
     Ok(vec![
-        sizes.heads_inside(dq, heads, q_len)?,
-        sizes.heads_inside(dk, kv_heads, k_len)?,
-        sizes.heads_inside(dv, kv_heads, k_len)?,
+        sizes.tensor(q_order, dq, heads, q_len)?,
+        sizes.tensor(k_order, dk, kv_heads, k_len)?,
+        sizes.tensor(k_order, dv, kv_heads, k_len)?,
     ])
 }
 

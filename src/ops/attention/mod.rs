@@ -66,11 +66,12 @@ impl Attention {
             view(&x[0], &q),
             view(&x[1], &k),
             view(&x[2], &v),
-            cpu::ViewMut { data: &mut out, strides: sizes.inside(sizes.heads, sizes.q_len) },
+            cpu::ViewMut { data: &mut out, strides: sizes.strides(Order::HeadsInside, sizes.heads, sizes.q_len) },
             &mut lse,
         );
         let lse = Tensor::from_cpu(lse, (sizes.batch, sizes.heads, sizes.q_len))?;
-        Ok(vec![sizes.heads_inside(Tensor::from_cpu(out, x[0].elements())?, sizes.heads, sizes.q_len)?, lse])
+        let out = Tensor::from_cpu(out, x[0].elements())?;
+        Ok(vec![sizes.tensor(Order::HeadsInside, out, sizes.heads, sizes.q_len)?, lse])
     }
 }
 
@@ -116,8 +117,9 @@ impl AttentionBackward {
         let (o, lse, dout) = (x[3].cpu_strided::<R>()?, lse.cpu::<R>()?, x[5].cpu_strided::<R>()?);
         let mut dq = CpuVec::<R>::new(x[0].elements())?;
         let (mut dk, mut dv) = (CpuVec::<R>::new(x[1].elements())?, CpuVec::<R>::new(x[1].elements())?);
-        let (q_strides, k_strides) =
-            (sizes.inside(sizes.heads, sizes.q_len), sizes.inside(sizes.kv_heads, sizes.k_len));
+        let (q_order, k_order) = (Order::of_gradient(&x[0]), Order::of_gradient(&x[1]));
+        let q_strides = sizes.strides(q_order, sizes.heads, sizes.q_len);
+        let k_strides = sizes.strides(k_order, sizes.kv_heads, sizes.k_len);
         cpu::backward(
             &sizes,
             &self.0,
@@ -138,9 +140,9 @@ impl AttentionBackward {
             Tensor::from_cpu(x, len)
         };
         Ok(vec![
-            sizes.heads_inside(flat(dq)?, sizes.heads, sizes.q_len)?,
-            sizes.heads_inside(flat(dk)?, sizes.kv_heads, sizes.k_len)?,
-            sizes.heads_inside(flat(dv)?, sizes.kv_heads, sizes.k_len)?,
+            sizes.tensor(q_order, flat(dq)?, sizes.heads, sizes.q_len)?,
+            sizes.tensor(k_order, flat(dk)?, sizes.kv_heads, sizes.k_len)?,
+            sizes.tensor(k_order, flat(dv)?, sizes.kv_heads, sizes.k_len)?,
         ])
     }
 }
@@ -193,15 +195,36 @@ impl Sizes {
         Sizes { batch: q[0], heads: q[1], kv_heads: k[1], q_len: q[2], k_len: k[2], head_dim: q[3] }
     }
 
-    /// Strides of batch, head and position in memory `[B, T, heads, D]`, where joining the heads
-    /// afterwards costs nothing.
-    fn inside(&self, heads: usize, len: usize) -> [usize; 3] {
-        [len * heads * self.head_dim, self.head_dim, heads * self.head_dim]
+    /// Strides of batch, head and position of a `[B, heads, T, D]` that lies in this order.
+    fn strides(&self, order: Order, heads: usize, len: usize) -> [usize; 3] {
+        match order {
+            Order::HeadsInside => [len * heads * self.head_dim, self.head_dim, heads * self.head_dim],
+            Order::Plain => [heads * len * self.head_dim, len * self.head_dim, self.head_dim],
+        }
     }
 
-    /// That memory as a tensor `[B, heads, T, D]`.
-    fn heads_inside(&self, memory: Tensor, heads: usize, len: usize) -> Result<Tensor> {
-        memory.reshape((self.batch, len, heads, self.head_dim))?.transpose(1, 2)
+    /// Memory in this order as a tensor `[B, heads, T, D]`.
+    fn tensor(&self, order: Order, memory: Tensor, heads: usize, len: usize) -> Result<Tensor> {
+        match order {
+            Order::HeadsInside => memory.reshape((self.batch, len, heads, self.head_dim))?.transpose(1, 2),
+            Order::Plain => memory.reshape((self.batch, heads, len, self.head_dim)),
+        }
+    }
+}
+
+/// How a result `[B, heads, T, D]` lies in memory.
+#[derive(Clone, Copy)]
+pub(crate) enum Order {
+    /// As `[B, T, heads, D]`, where joining the heads afterwards costs nothing.
+    HeadsInside,
+    /// As its shape has it.
+    Plain,
+}
+
+impl Order {
+    /// That of the gradient of `x`: what goes on with it needs no copy if both lie alike.
+    fn of_gradient(x: &Tensor) -> Self {
+        if x.is_contiguous() { Order::Plain } else { Order::HeadsInside }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use super::{Sizes, Spec};
+use super::{Order, Sizes, Spec};
 use crate::{Result, Tensor};
 
 /// Strides of batch, head and position, and the place of the first element.
@@ -39,7 +39,7 @@ pub struct Params {
 }
 
 impl Params {
-    /// With the outputs' places, in units of `unit` elements; the inputs' are 0.
+    /// With the output's place, in units of `unit` elements; those of the inputs and the gradients are 0.
     pub fn new(sizes: &Sizes, spec: &Spec, unit: usize) -> Self {
         let (q_len, k_len) = (sizes.q_len as i64, sizes.k_len as i64);
         // Query i sees the keys from i + low to below i + high.
@@ -49,16 +49,14 @@ impl Params {
             None => -q_len,
         };
         let (threshold, keep_scale) = spec.dropout.map_or((0, 1.0), |drop| drop.threshold_and_scale());
-        let q = place(&sizes.inside(sizes.heads, sizes.q_len), 0, unit);
-        let k = place(&sizes.inside(sizes.kv_heads, sizes.k_len), 0, unit);
         Params {
             q: [0; 4],
             k: [0; 4],
             v: [0; 4],
-            o: q,
+            o: place(&sizes.strides(Order::HeadsInside, sizes.heads, sizes.q_len), 0, unit),
             dout: [0; 4],
-            dq: q,
-            dk: k,
+            dq: [0; 4],
+            dk: [0; 4],
             batch: sizes.batch as u32,
             heads: sizes.heads as u32,
             kv_heads: sizes.kv_heads as u32,

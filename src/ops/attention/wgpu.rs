@@ -1,22 +1,26 @@
 use super::params::{Params, Place, in_lines, place};
-use super::{Sizes, Spec};
+use super::{Order, Sizes, Spec};
 #[cfg(test)]
 use crate::device::wgpu::launched::Launched;
 use crate::device::wgpu::{Binding, Buffer, Class, Kernel, WgpuDevice, Work, fold_groups};
 #[cfg(test)]
 use crate::ops::launch::wgpu::FLOATS;
-use crate::ops::launch::wgpu::{PHILOX, check_size, output};
+use crate::ops::launch::wgpu::{LOOPS, PHILOX, check_loops, check_size, output};
 use crate::ops::launch::windows;
 use crate::{DType, Result, Shape, Tensor};
 
 const PARAMS: &str = include_str!("../../../kernels/attention/params.wgsl");
-const LANES: &str = include_str!("../../../kernels/attention/lanes.wgsl");
-const LANES_SUBGROUP: &str = include_str!("../../../kernels/attention/lanes_subgroup.wgsl");
 const COMMON: &str = include_str!("../../../kernels/attention/common.wgsl");
+const TILE: &str = include_str!("../../../kernels/attention/tile.wgsl");
+const LANES: &str = include_str!("../../../kernels/attention/lanes.wgsl");
+const KEYS: &str = include_str!("../../../kernels/attention/keys.wgsl");
+const QUERIES: &str = include_str!("../../../kernels/attention/queries.wgsl");
 const FORWARD: &str = include_str!("../../../kernels/attention/forward.wgsl");
 const COMBINE: &str = include_str!("../../../kernels/attention/combine.wgsl");
 const ROWSUM: &str = include_str!("../../../kernels/attention/rowsum.wgsl");
 const BACKWARD: &str = include_str!("../../../kernels/attention/backward.wgsl");
+const DQ: &str = include_str!("../../../kernels/attention/dq.wgsl");
+const DKDV: &str = include_str!("../../../kernels/attention/dkdv.wgsl");
 
 /// Kernels read four elements at a time, and count in such quads.
 const QUAD: usize = 4;
@@ -26,6 +30,12 @@ const WORKGROUP_MEMORY: usize = 16 << 10;
 
 /// With more, an RDNA 2 has room for fewer than three waves a SIMD, and arithmetic waits.
 const GPU_WORKGROUP_MEMORY: usize = 13 << 10;
+
+/// `LANES` of kernels/attention/lanes.wgsl.
+const READERS: u32 = 8;
+
+/// Iterations up to which lavapipe's compiler unrolls a loop over the quads of a row, so that they stay in registers.
+const UNROLLED: usize = 32;
 
 /// Queries of a head that are so few that keys are cut instead.
 const FEW: usize = 16;
@@ -52,27 +62,41 @@ struct Plan {
     block: u32,
     tile: u32,
     step: u32,
-    subgroups: bool,
+    /// Visited rows come from lane to lane, not through workgroup memory.
+    lanes: bool,
 }
 
 impl Plan {
-    /// For `owned` rows, of a head or of some.
-    fn new(class: Class, spec: &Spec, head_dim: usize, pass: Pass, owned: usize) -> Self {
+    /// For `owned` rows, of a head or of some, that visit `visited` others.
+    fn new(class: Class, spec: &Spec, head_dim: usize, pass: Pass, owned: usize, visited: usize) -> Self {
         let quads = head_dim / QUAD;
         let cut = |split: usize, rows: usize, block: usize, step: usize, limit: usize| {
             let mut plans = [16, 8, 4].into_iter().map(|tile| {
                 let [split, rows, block, step] = [split, rows, block, step.min(tile)].map(|n| n as u32);
-                Plan { pass, split, rows, block, tile: tile as u32, step, subgroups: false }
+                Plan { pass, split, rows, block, tile: tile as u32, step, lanes: false }
             });
             plans.find(|plan| plan.workgroup_memory(head_dim, spec.dropout.is_some()) <= limit)
         };
         if class.software {
-            // Registers are memory there, and the cost is in loads: two rows share them. Compiling takes longer the more
-            // there is, which is felt for long rows.
+            // Registers are memory there, and the cost is in loads, which rows share. But the code of a step must fit into
+            // what a processor caches of instructions: more rows or longer steps are slower, and take longer to compile.
+            let unrolled = quads <= UNROLLED;
+            if unrolled && class.subgroups.is_some_and(|smallest| smallest >= READERS) {
+                let rows = if pass == Pass::Forward && head_dim <= 64 && owned > 8 { 2 } else { 1 };
+                let dropout = spec.dropout.is_some();
+                let plans = [1, 2, 4, 8].into_iter().map(|step| {
+                    // Dropout's bits are drawn for a tile.
+                    let tile = if dropout { 16 } else { step };
+                    Plan { pass, split: 1, rows, block: READERS, tile, step, lanes: true }
+                });
+                let mut plans = plans.filter(|plan| quads.is_multiple_of((READERS / plan.step) as usize));
+                let last = plans.clone().next_back().expect("a step of eight rows is always there");
+                return plans.find(|plan| visited <= plan.most_visited(head_dim, dropout, class.checked)).unwrap_or(last);
+            }
+            let split = if unrolled { 1 } else { 4 };
             let rows = if head_dim <= 64 && owned > 64 { 2 } else { 1 };
-            let plan = cut(1, rows, if owned <= 8 { 8 } else { 64 }, 8, WORKGROUP_MEMORY);
-            let subgroups = class.subgroups.is_some_and(|smallest| smallest >= 8);
-            return Plan { subgroups, ..plan.expect("a tile of 4 fits") };
+            let plan = cut(split, rows, if owned <= 8 { 8 * split } else { 64 }, 8, WORKGROUP_MEMORY);
+            return plan.expect("a tile of 4 fits");
         }
         // Rows of a team and quads that a member has of each. With 128 registers for what is owned and summed up, of two
         // matrices or of four, the rest fits into the 168 with which an RDNA 2 runs three waves a SIMD.
@@ -98,6 +122,33 @@ impl Plan {
         (self.block / self.split * self.rows) as usize
     }
 
+    /// How many rows an invocation can visit on a software adapter, see [`LOOPS`]; `rolled` where that does not unroll
+    /// loops over quads, of which a step has three.
+    fn most_visited(&self, head_dim: usize, dropout: bool, rolled: bool) -> usize {
+        let [split, block, tile, step] = [self.split, self.block, self.tile, self.step].map(|n| n as usize);
+        let quads = (head_dim / QUAD).div_ceil(split);
+        let load = if self.lanes { 0 } else { (tile * quads * split).div_ceil(block) + 1 };
+        let draw = if dropout { (tile / 4 * self.band()).div_ceil(block) } else { 0 };
+        let of_step = if rolled { 1 + 3 * quads } else { 1 };
+        LOOPS / (1 + load + draw + tile / step * of_step) * tile
+    }
+
+    /// Refuses to visit more than that.
+    fn check(
+        &self,
+        op: &'static str,
+        device: &WgpuDevice,
+        spec: &Spec,
+        head_dim: usize,
+        visited: usize,
+        unit: &'static str,
+    ) -> Result<()> {
+        // The kernels for GPUs rely on nothing of lavapipe.
+        let class = device.class();
+        let rolled = class.checked || !class.software;
+        check_loops(op, device, visited, unit, self.most_visited(head_dim, spec.dropout.is_some(), rolled))
+    }
+
     /// In bytes, by the declarations in the sources.
     fn workgroup_memory(&self, head_dim: usize, dropout: bool) -> usize {
         let [split, rows, block, tile, step] =
@@ -105,7 +156,11 @@ impl Plan {
         let line = (head_dim / QUAD).next_multiple_of(split);
         let shared = if split > 1 { 4 * rows * step * (block + block / split) + 4 * self.band() } else { 0 };
         let kept = if dropout { (tile / 4 * self.band()).max(block) } else { 0 };
-        16 * (2 * line + 1) * (tile + 1) + shared + 4 * kept
+        let stats = if self.pass == Pass::Keys { 8 * tile } else { 0 };
+        let rows = if self.lanes { 0 } else { 16 * 2 * line * (tile + 1) + stats };
+        // Arrays that are not needed have an element each.
+        let spare = 64;
+        rows + shared + 4 * kept + spare
     }
 
     /// `out` is what the forward's result is stored as.
@@ -116,11 +171,13 @@ impl Plan {
             Pass::Queries => ("attention_backward", "dq", 3),
             Pass::Keys => ("attention_backward", "dkdv", 4),
         };
-        let source: &[&str] = match (self.pass, self.subgroups) {
-            (Pass::Forward, true) => &[PHILOX, PARAMS, LANES_SUBGROUP, COMMON, FORWARD],
-            (Pass::Forward, false) => &[PHILOX, PARAMS, LANES, COMMON, FORWARD],
-            (_, true) => &[PHILOX, PARAMS, LANES_SUBGROUP, COMMON, BACKWARD],
-            (_, false) => &[PHILOX, PARAMS, LANES, COMMON, BACKWARD],
+        let source: &[&str] = match (self.pass, self.lanes) {
+            (Pass::Forward, false) => &[PHILOX, PARAMS, COMMON, TILE, KEYS, FORWARD],
+            (Pass::Forward, true) => &[PHILOX, PARAMS, COMMON, LANES, KEYS, FORWARD],
+            (Pass::Queries, false) => &[PHILOX, PARAMS, COMMON, TILE, KEYS, BACKWARD, DQ],
+            (Pass::Queries, true) => &[PHILOX, PARAMS, COMMON, LANES, KEYS, BACKWARD, DQ],
+            (Pass::Keys, false) => &[PHILOX, PARAMS, COMMON, TILE, QUERIES, BACKWARD, DKDV],
+            (Pass::Keys, true) => &[PHILOX, PARAMS, COMMON, LANES, QUERIES, BACKWARD, DKDV],
         };
         let kernel = Kernel::builtin(name, source, entry)
             .with("D", head_dim as u32)
@@ -200,7 +257,9 @@ pub fn forward(device: &WgpuDevice, spec: &Spec, x: &[Tensor]) -> Result<Vec<Ten
 
     let chunks = Chunks::new(device.class(), spec, &sizes);
     let sharers = if chunks.grouped { heads / sizes.kv_heads } else { 1 };
-    let plan = Plan::new(device.class(), spec, head_dim, Pass::Forward, q_len * sharers);
+    let visited = if chunks.count > 1 { chunks.keys } else { sizes.k_len };
+    let plan = Plan::new(device.class(), spec, head_dim, Pass::Forward, q_len * sharers, visited);
+    plan.check("attention", device, spec, head_dim, visited, "keys")?;
     let mut first_head = 0;
     let parts = [windows::view(&q), windows::view(&k), windows::view(&v), windows::output(&o), windows::output(&lse)];
     windows::batches(parts, |[q, k, v, o, lse]| {
@@ -239,12 +298,15 @@ pub fn forward(device: &WgpuDevice, spec: &Spec, x: &[Tensor]) -> Result<Vec<Ten
             fold_groups((queries * head_dim / QUAD).div_ceil(THREADS)),
         )
     })?;
-    Ok(vec![sizes.heads_inside(o, heads, q_len)?, lse])
+    Ok(vec![sizes.tensor(Order::HeadsInside, o, heads, q_len)?, lse])
 }
 
 pub fn backward(device: &WgpuDevice, spec: &Spec, x: &[Tensor]) -> Result<Vec<Tensor>> {
     let (sizes, dtype) = (Sizes::of(&x[0], &x[1]), x[0].dtype());
     let Sizes { batch, heads, kv_heads, q_len, k_len, head_dim } = sizes;
+    let (q_order, k_order) = (Order::of_gradient(&x[0]), Order::of_gradient(&x[1]));
+    let dq_at = place(&sizes.strides(q_order, heads, q_len), 0, QUAD);
+    let dk_at = place(&sizes.strides(k_order, kv_heads, k_len), 0, QUAD);
     let (q, k, v, o, lse) = (in_quads(&x[0])?, in_quads(&x[1])?, in_quads(&x[2])?, in_quads(&x[3])?, &x[4]);
     let dout = in_quads(&x[5])?;
     let name = "attention_backward";
@@ -254,8 +316,11 @@ pub fn backward(device: &WgpuDevice, spec: &Spec, x: &[Tensor]) -> Result<Vec<Te
     let dq = output(name, device, &of_queries, dtype)?;
     let (dk, dv) = (output(name, device, &of_keys, dtype)?, output(name, device, &of_keys, dtype)?);
 
-    let by_query = Plan::new(device.class(), spec, head_dim, Pass::Queries, q_len);
-    let by_key = Plan::new(device.class(), spec, head_dim, Pass::Keys, k_len);
+    let by_query = Plan::new(device.class(), spec, head_dim, Pass::Queries, q_len, k_len);
+    by_query.check(name, device, spec, head_dim, k_len, "keys")?;
+    let visited = q_len * (heads / kv_heads);
+    let by_key = Plan::new(device.class(), spec, head_dim, Pass::Keys, k_len, visited);
+    by_key.check(name, device, spec, head_dim, visited, "queries of a key head")?;
     let mut first_head = 0;
     let [q, k, v, o, dout, lse] = [&q, &k, &v, &o, &dout, lse].map(windows::view);
     let outputs = [&delta, &dq, &dk, &dv].map(windows::output);
@@ -266,7 +331,17 @@ pub fn backward(device: &WgpuDevice, spec: &Spec, x: &[Tensor]) -> Result<Vec<Te
         let ((q, q_at), (k, k_at), (v, v_at)) = (window(q)?, window(k)?, window(v)?);
         let ((o, o_at), (dout, dout_at)) = (window(o)?, window(dout)?);
         let sizes = Params::new(&Sizes { batch, ..sizes }, spec, QUAD);
-        let params = Params { q: q_at, k: k_at, v: v_at, o: o_at, dout: dout_at, first_head, ..sizes };
+        let params = Params {
+            q: q_at,
+            k: k_at,
+            v: v_at,
+            o: o_at,
+            dout: dout_at,
+            dq: dq_at,
+            dk: dk_at,
+            first_head,
+            ..sizes
+        };
         first_head += (batch * heads) as u32;
         let (lse, delta) = (lse.wgpu()?, delta.wgpu()?);
 
@@ -291,9 +366,9 @@ pub fn backward(device: &WgpuDevice, spec: &Spec, x: &[Tensor]) -> Result<Vec<Te
         )
     })?;
     Ok(vec![
-        sizes.heads_inside(dq, heads, q_len)?,
-        sizes.heads_inside(dk, kv_heads, k_len)?,
-        sizes.heads_inside(dv, kv_heads, k_len)?,
+        sizes.tensor(q_order, dq, heads, q_len)?,
+        sizes.tensor(k_order, dk, kv_heads, k_len)?,
+        sizes.tensor(k_order, dv, kv_heads, k_len)?,
     ])
 }
 
@@ -309,12 +384,12 @@ pub(crate) fn launched(class: Class) -> Vec<Launched> {
             for p in [None, Some(0.1)] {
                 let dropout = p.map(|p| Drop { p, stream: Stream { seed: 0, offset: 0 } });
                 let spec = Spec { causal: true, scale: 1.0, window: None, dropout };
-                for owned in [8, 64, 1024] {
+                for (owned, visited) in [(8, 1024), (64, 1024), (1024, 1024), (1024, 100_000), (1024, 200_000)] {
                     let sizes =
                         Sizes { batch: 1, heads: 1, kv_heads: 1, q_len: owned, k_len: owned, head_dim };
                     let params = Params::new(&sizes, &spec, QUAD);
                     for pass in [Pass::Forward, Pass::Queries, Pass::Keys] {
-                        let plan = Plan::new(class, &spec, head_dim, pass, owned);
+                        let plan = Plan::new(class, &spec, head_dim, pass, owned, visited);
                         all.push(plan.kernel(&spec, head_dim, [dtype; 2], &params).into());
                         if pass == Pass::Forward && p.is_none() {
                             all.push(plan.kernel(&spec, head_dim, [dtype, DType::F32], &params).into());

@@ -5,8 +5,8 @@ use super::{CrossEntropy, Gradient, Reduction};
 use crate::device::wgpu::launched::Launched;
 use crate::device::wgpu::{Binding, Class, Kernel, WgpuDevice, fold_groups};
 #[cfg(test)]
-use crate::ops::launch::wgpu::FLOATS;
-use crate::ops::launch::wgpu::{ONLINE_SOFTMAX, Width, block, by_width, of_width, output, reduction};
+use crate::ops::launch::wgpu::{FLOATS, Width};
+use crate::ops::launch::wgpu::{ONLINE_SOFTMAX, Pace, by_width, of_width, output, reduction};
 use crate::ops::launch::windows;
 use crate::{DType, Result, Shape, Tensor};
 
@@ -26,17 +26,17 @@ struct Params {
 fn kernel(
     class: Class,
     entry: &'static str,
-    width: Width,
+    pace: Pace,
     ignores: bool,
     gradient: Option<Gradient>,
     dtype: DType,
 ) -> Kernel {
-    Kernel::builtin("cross_entropy", reduction!(class, width, [ONLINE_SOFTMAX, FORWARD]), entry)
-        .with("BLOCK", block(class, BLOCK))
+    Kernel::builtin("cross_entropy", reduction!(class, pace.width, [ONLINE_SOFTMAX, FORWARD]), entry)
+        .with("BLOCK", pace.block)
         .with("HAS_IGNORE", ignores)
         .with("GRADIENT", gradient.is_some())
         .with("IN_PLACE", gradient == Some(Gradient::InPlace))
-        .with_all(of_width(width, dtype, dtype))
+        .with_all(of_width(pace.width, dtype, dtype))
 }
 
 pub(super) fn forward(device: &WgpuDevice, op: &CrossEntropy, logits: &Tensor, targets: &Tensor) -> Result<Vec<Tensor>> {
@@ -48,8 +48,8 @@ pub(super) fn forward(device: &WgpuDevice, op: &CrossEntropy, logits: &Tensor, t
         ignore: ignore.unwrap_or(0),
         pad: 0,
     };
-    let width = Width::of([classes]);
-    let kernel = |entry| kernel(device.class(), entry, width, ignore.is_some(), op.gradient, logits.dtype());
+    let pace = Pace::new("cross_entropy", device, classes, BLOCK)?;
+    let kernel = |entry| kernel(device.class(), entry, pace, ignore.is_some(), op.gradient, logits.dtype());
 
     // What the gradient and the sum of the losses are multiplied by.
     let factor = match op.options.reduction {
@@ -119,7 +119,10 @@ pub(crate) fn launched(class: Class) -> Vec<Launched> {
         for ignores in [false, true] {
             for gradient in [None, Some(Gradient::Apart), Some(Gradient::InPlace)] {
                 for entry in ["count", "forward", "mean"] {
-                    all.extend(Width::ALL.map(|width| kernel(class, entry, width, ignores, gradient, dtype).into()));
+                    // It holds nothing in registers.
+                    let paces = Width::ALL.into_iter().flat_map(|width| Pace::all(class, width, BLOCK));
+                    let paces = paces.filter(|pace| pace.held == 0);
+                    all.extend(paces.map(|pace| kernel(class, entry, pace, ignores, gradient, dtype).into()));
                 }
             }
         }

@@ -5,7 +5,7 @@ use crate::device::wgpu::launched::Launched;
 use crate::device::wgpu::{Binding, Class, Kernel, WgpuDevice, Work, fold_groups};
 #[cfg(test)]
 use crate::ops::launch::wgpu::FLOATS;
-use crate::ops::launch::wgpu::{THREADS, Width, by_width, of_width, output, threads};
+use crate::ops::launch::wgpu::{LOOPS, THREADS, Width, by_width, of_width, output, threads};
 use crate::ops::launch::windows;
 use crate::{DType, Result, Shape, Tensor};
 
@@ -92,7 +92,14 @@ pub fn accumulate(device: &WgpuDevice, ids: &Tensor, dout: &Tensor, grad: &Tenso
     grad.storage().written();
     let mut add = add;
     windows::rows(ids.elements(), [windows::view(ids), windows::view(dout)], |[ids, dout]| {
-        accumulate_tokens(device, ids, dout, grad, std::mem::replace(&mut add, true))
+        // One loop visits all tokens.
+        let most = if device.is_software() { LOOPS / 2 } else { usize::MAX };
+        for start in (0..ids.elements().max(1)).step_by(most) {
+            let len = most.min(ids.elements() - start);
+            let (ids, dout) = (ids.narrow(0, start, len)?, dout.narrow(0, start, len)?);
+            accumulate_tokens(device, &ids, &dout, grad, std::mem::replace(&mut add, true))?;
+        }
+        Ok(())
     })
 }
 

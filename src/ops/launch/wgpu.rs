@@ -132,6 +132,25 @@ pub fn check_size(op: &'static str, device: &WgpuDevice, elements: usize) -> Res
     Ok(())
 }
 
+/// Iterations, of all loops of an invocation together and but for those that a compiler unrolls, after which Mesa's llvmpipe
+/// leaves a loop without a word (`LP_MAX_TGSI_LOOP_ITERATIONS`).
+pub const LOOPS: usize = 65535;
+
+/// Refuses, on software adapters, what takes more than [`LOOPS`]: `size` of which `limit` are within it.
+pub fn check_loops(
+    op: &'static str,
+    device: &WgpuDevice,
+    size: usize,
+    unit: &'static str,
+    limit: usize,
+) -> Result<()> {
+    if device.is_software() && size > limit {
+        let (size, limit, device) = (size as u64, limit as u64, device.to_string());
+        return Err(Error::TooLarge { op, size, unit, limit, device });
+    }
+    Ok(())
+}
+
 /// A new contiguous tensor, to be written by a kernel.
 pub fn output(op: &'static str, device: &WgpuDevice, shape: &Shape, dtype: DType) -> Result<Tensor> {
     check_size(op, device, shape.elements())?;
@@ -173,19 +192,50 @@ macro_rules! reduction {
 }
 pub(crate) use reduction;
 
-/// How many items of a row of `cols` elements each of [`block`]`(gpu)` invocations holds in registers, as a constant of
-/// kernels/common/held.wgsl: a few sizes serve all rows. 0 for rows that are too long.
-pub fn held(class: Class, width: Width, cols: usize, gpu: u32) -> u32 {
-    let items = width.items(cols).div_ceil(block(class, gpu) as usize).next_power_of_two() as u32;
-    if items > most_held(class) { 0 } else { items }
+/// How the workgroups of a kernel go through rows of one length, each through one.
+#[derive(Clone, Copy)]
+pub struct Pace {
+    pub width: Width,
+    /// Items that each invocation holds in registers, as a constant of kernels/common/held.wgsl: a few sizes serve all
+    /// rows. 0 for rows that are too long.
+    pub held: u32,
+    /// Invocations.
+    pub block: u32,
 }
 
-/// What [`held`] may be: eight items are 32 registers of a GPU. A software adapter has a stack, and unrolls no longer loops.
-#[cfg(test)]
-pub fn all_held(class: Class) -> Vec<u32> {
-    [0].into_iter().chain((0..).map(|i| 1 << i).take_while(|&held| held <= most_held(class))).collect()
+impl Pace {
+    /// For rows of `cols` elements and workgroups of so many invocations of a GPU. A software adapter has [`block`]'s few,
+    /// unless they would take more than [`LOOPS`]; rows that are too long even so are refused.
+    pub fn new(op: &'static str, device: &WgpuDevice, cols: usize, gpu: u32) -> Result<Self> {
+        let (class, width) = (device.class(), Width::of([cols]));
+        let items = width.items(cols);
+        let small = block(class, gpu);
+        let held = items.div_ceil(small as usize).next_power_of_two() as u32;
+        let held = if held > most_held(class) { 0 } else { held };
+        // Three times through the row, and what else there is.
+        let most = |block: u32| (LOOPS / 4) * block as usize;
+        if items <= most(small) {
+            return Ok(Pace { width, held, block: small });
+        }
+        check_loops(op, device, items, "items of a row", most(gpu))?;
+        Ok(Pace { width, held, block: gpu })
+    }
+
+    /// What it may be.
+    #[cfg(test)]
+    pub fn all(class: Class, width: Width, gpu: u32) -> Vec<Self> {
+        let sizes = (0..).map(|i| 1 << i).take_while(|&held| held <= most_held(class));
+        let small = block(class, gpu);
+        let mut all: Vec<Pace> =
+            [0].into_iter().chain(sizes).map(|held| Pace { width, held, block: small }).collect();
+        if small != gpu {
+            all.push(Pace { width, held: 0, block: gpu });
+        }
+        all
+    }
 }
 
+/// What is held at most: eight items are 32 registers of a GPU. A software adapter has a stack, and unrolls no longer loops.
 fn most_held(class: Class) -> u32 {
     if class.software { 0 } else { 8 }
 }

@@ -9,7 +9,7 @@ use crate::device::wgpu::Class;
 use crate::device::wgpu::{Binding, Buffer, Kernel, MatmulTile, WgpuDevice, Work, fold_groups};
 #[cfg(test)]
 use crate::ops::launch::wgpu::FLOATS;
-use crate::ops::launch::wgpu::{ACTIVATIONS, output};
+use crate::ops::launch::wgpu::{ACTIVATIONS, LOOPS, output};
 use crate::ops::launch::windows;
 use crate::{DType, Device, Result, Shape, Tensor};
 
@@ -104,7 +104,7 @@ impl Task {
 
     /// In pieces whose every tensor one binding can show.
     fn run(self, device: &WgpuDevice) -> Result<()> {
-        match self.cut()? {
+        match self.cut(device)? {
             None => self.launch(device),
             Some((Along::K, _)) if let Some(pre) = &self.pre => {
                 // An activation has to wait for the whole sum.
@@ -121,8 +121,13 @@ impl Task {
         }
     }
 
-    /// Where to cut, and the size there: where it makes the window of a tensor that is too large smaller.
-    fn cut(&self) -> Result<Option<(Along, usize)>> {
+    /// Where to cut, and the size there: where it makes the window of a tensor that is too large smaller, or sums that are
+    /// too long for a software adapter shorter.
+    fn cut(&self, device: &WgpuDevice) -> Result<Option<(Along, usize)>> {
+        let k = self.a.dims()[3];
+        if device.is_software() && k > LOOPS {
+            return Ok(Some((Along::K, k)));
+        }
         let outputs = [Some(&self.d), self.residual.as_ref(), self.pre.as_ref()];
         let outputs_fit = outputs.into_iter().flatten().all(windows::fits);
         let (a_fits, b_fits) = (windows::fits(&self.a), windows::fits(&self.b));
@@ -130,7 +135,6 @@ impl Task {
             return Ok(None);
         }
         let (b1, b2, m, n) = self.d.dims4()?;
-        let k = self.a.dims()[3];
         // Of a matrix, the dimension of the larger stride.
         let (a, b) = (&self.a.layout().strides, &self.b.layout().strides);
         let along = match () {

@@ -6,8 +6,8 @@ use crate::device::wgpu::launched::Launched;
 use crate::device::wgpu::{Binding, Class, Kernel, WgpuDevice, fold_groups};
 use crate::op::Op;
 #[cfg(test)]
-use crate::ops::launch::wgpu::{FLOATS, all_held};
-use crate::ops::launch::wgpu::{HELD, PHILOX, Width, block, by_width, held, of_width, output, reduction};
+use crate::ops::launch::wgpu::FLOATS;
+use crate::ops::launch::wgpu::{HELD, PHILOX, Pace, Width, by_width, of_width, output, reduction};
 use crate::ops::launch::windows;
 use crate::{DType, Result, Shape, Tensor};
 
@@ -42,20 +42,6 @@ struct Backward {
     chunks: u32,
 }
 
-/// How a kernel goes through rows of one length.
-#[derive(Clone, Copy)]
-struct Pace {
-    width: Width,
-    held: u32,
-}
-
-impl Pace {
-    fn new(class: Class, cols: usize) -> Self {
-        let width = Width::of([cols]);
-        Pace { width, held: held(class, width, cols, BLOCK) }
-    }
-}
-
 /// What comes before the sums of a row.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Before {
@@ -77,7 +63,7 @@ impl Before {
 
 fn forward_kernel(class: Class, pace: Pace, rms: bool, bias: bool, before: Before, dtype: DType) -> Kernel {
     Kernel::builtin("norm", reduction!(class, pace.width, [HELD, PHILOX, FORWARD]), "forward")
-        .with("BLOCK", block(class, BLOCK))
+        .with("BLOCK", pace.block)
         .with("HELD", pace.held)
         .with("RMS", rms)
         .with("HAS_BIAS", bias)
@@ -88,16 +74,31 @@ fn forward_kernel(class: Class, pace: Pace, rms: bool, bias: bool, before: Befor
 
 fn backward_kernel(class: Class, pace: Pace, rms: bool, dsum: bool, dtype: DType) -> Kernel {
     Kernel::builtin("norm_backward", reduction!(class, pace.width, [HELD, BACKWARD]), "backward")
-        .with("BLOCK", block(class, BLOCK))
+        .with("BLOCK", pace.block)
         .with("HELD", pace.held)
         .with("RMS", rms)
         .with("HAS_DSUM", dsum)
         .with_all(of_width(pace.width, dtype, dtype))
 }
 
-fn weight_kernel(entry: &'static str, width: Width, bias: bool, dtype: DType, out: DType) -> Kernel {
+/// Workgroup of the sums over rows, and items of an invocation. A software adapter runs a workgroup one vector register after
+/// the other, and what each reads of a row had better be long.
+fn weight_block(class: Class) -> (u32, u32) {
+    if class.software { (8, 4) } else { (BLOCK, 1) }
+}
+
+fn weight_kernel(
+    class: Class,
+    entry: &'static str,
+    width: Width,
+    bias: bool,
+    dtype: DType,
+    out: DType,
+) -> Kernel {
+    let (block, items) = weight_block(class);
     Kernel::builtin("norm_backward_weight", by_width!(width, [BACKWARD_WEIGHT]), entry)
-        .with("BLOCK", BLOCK)
+        .with("BLOCK", block)
+        .with("ITEMS", items)
         .with("HAS_BIAS", bias)
         .with("ACCUMULATE", false)
         .with_all(of_width(width, dtype, out))
@@ -116,7 +117,7 @@ pub(super) fn forward(device: &WgpuDevice, op: &Norm, x: &[Tensor]) -> Result<Ve
     let sum = output("norm", device, &sum_shape, dtype)?;
     let weight = x[1].wgpu()?;
     let bias = op.bias(x).map(Tensor::wgpu).transpose()?;
-    let pace = Pace::new(device.class(), cols);
+    let pace = Pace::new("norm", device, cols, BLOCK)?;
     let kernel = forward_kernel(device.class(), pace, op.kind == Kind::Rms, op.bias, Before::of(op), dtype);
     let (threshold, scale) = op.dropout.map_or((0, 1.0), |dropout| dropout.threshold_and_scale());
     let (seed, offset) = op.dropout.map_or((0, 0), |dropout| (dropout.stream.seed, dropout.stream.offset));
@@ -166,7 +167,7 @@ pub(super) fn forward(device: &WgpuDevice, op: &Norm, x: &[Tensor]) -> Result<Ve
 pub(super) fn backward(device: &WgpuDevice, op: &NormBackward, x: &[Tensor]) -> Result<Vec<Tensor>> {
     let (shape, dtype, rows, cols) = (x[0].shape(), x[0].dtype(), rows(&x[0]), x[1].elements());
     let (h, weight, stats, dy) = (&x[0], x[1].wgpu()?, &x[2], &x[3]);
-    let pace = Pace::new(device.class(), cols);
+    let pace = Pace::new("norm_backward", device, cols, BLOCK)?;
     let items = pace.width.items(cols);
     let params = |rows: usize| Backward {
         rows: rows as u32,
@@ -198,8 +199,9 @@ pub(super) fn backward(device: &WgpuDevice, op: &NormBackward, x: &[Tensor]) -> 
     let chunks = rows.div_ceil(CHUNK);
     let partials = output("norm_backward", device, &Shape::from((chunks, 2 * cols)), DType::F32)?;
     let out = op.output_dtype(1, dtype);
-    let weight_kernel = |entry| weight_kernel(entry, pace.width, op.bias, dtype, out);
-    let column_groups = items.div_ceil(BLOCK as usize);
+    let class = device.class();
+    let weight_kernel = |entry| weight_kernel(class, entry, pace.width, op.bias, dtype, out);
+    let (block, items_each) = weight_block(class);
     let rows_of = |x| windows::view(x).in_groups(CHUNK, rows);
     windows::rows(chunks, [rows_of(h), rows_of(dy), rows_of(stats), windows::output(&partials)], |parts| {
         let [h, dy, stats, partials] = parts;
@@ -210,7 +212,7 @@ pub(super) fn backward(device: &WgpuDevice, op: &NormBackward, x: &[Tensor]) -> 
             Binding::Read(&stats.wgpu()?),
             Binding::Write(&partials.wgpu()?),
         ];
-        let groups = fold_groups(column_groups * chunks);
+        let groups = fold_groups(items.div_ceil((block * items_each) as usize) * chunks);
         device.run(&weight_kernel("chunk_sums"), &bindings, &params(rows), groups)
     })?;
     let dweight = output("norm_backward", device, x[1].shape(), out)?;
@@ -220,7 +222,7 @@ pub(super) fn backward(device: &WgpuDevice, op: &NormBackward, x: &[Tensor]) -> 
         Binding::Write(&dweight.wgpu()?),
         Binding::Write(&dbias.wgpu()?),
     ];
-    device.run(&weight_kernel("totals"), &bindings, &params(rows), fold_groups(column_groups))?;
+    device.run(&weight_kernel("totals"), &bindings, &params(rows), fold_groups(items.div_ceil(block as usize)))?;
 
     Ok(if op.bias { vec![dh, dweight, dbias] } else { vec![dh, dweight] })
 }
@@ -231,7 +233,7 @@ pub(crate) fn launched(class: Class) -> Vec<Launched> {
     let both = [false, true];
     for dtype in FLOATS {
         for width in Width::ALL {
-            for pace in all_held(class).into_iter().map(|held| Pace { width, held }) {
+            for pace in Pace::all(class, width, BLOCK) {
                 for (rms, second) in both.into_iter().flat_map(|rms| both.map(|second| (rms, second))) {
                     for before in [Before::Nothing, Before::Residual, Before::Dropout] {
                         if before != Before::Dropout || width == Width::Four {
@@ -242,7 +244,7 @@ pub(crate) fn launched(class: Class) -> Vec<Launched> {
                 }
             }
             for (bias, out) in both.into_iter().flat_map(|bias| [dtype, DType::F32].map(|out| (bias, out))) {
-                all.extend(["chunk_sums", "totals"].map(|entry| weight_kernel(entry, width, bias, dtype, out)));
+                all.extend(["chunk_sums", "totals"].map(|entry| weight_kernel(class, entry, width, bias, dtype, out)));
             }
         }
     }

@@ -4,8 +4,8 @@ use bytemuck::{Pod, Zeroable};
 use crate::device::wgpu::launched::Launched;
 use crate::device::wgpu::{Binding, Class, Kernel, WgpuDevice, fold_groups};
 #[cfg(test)]
-use crate::ops::launch::wgpu::{FLOATS, all_held};
-use crate::ops::launch::wgpu::{HELD, ONLINE_SOFTMAX, Width, block, by_width, held, of_width, output, reduction};
+use crate::ops::launch::wgpu::{FLOATS, Width};
+use crate::ops::launch::wgpu::{HELD, ONLINE_SOFTMAX, Pace, by_width, of_width, output, reduction};
 use crate::ops::launch::windows;
 use crate::{D, DType, Result, Tensor};
 
@@ -22,62 +22,55 @@ struct Params {
     pad: [u32; 2],
 }
 
-/// How a kernel goes through the rows of a tensor.
-struct Rows {
-    rows: usize,
-    width: Width,
-    items: usize,
-    held: u32,
-}
-
-impl Rows {
-    fn of(class: Class, x: &Tensor) -> Result<Self> {
-        let cols = x.dim(D::Minus1)?;
-        let width = Width::of([cols]);
-        let rows = x.elements().checked_div(cols).unwrap_or(0);
-        Ok(Rows { rows, width, items: width.items(cols), held: held(class, width, cols, BLOCK) })
-    }
-}
-
-fn specialise(class: Class, kernel: Kernel, log: bool, width: Width, held: u32, dtype: DType) -> Kernel {
+fn specialise(kernel: Kernel, log: bool, pace: Pace, dtype: DType) -> Kernel {
     kernel
-        .with("BLOCK", block(class, BLOCK))
-        .with("HELD", held)
+        .with("BLOCK", pace.block)
+        .with("HELD", pace.held)
         .with("LOG", log)
-        .with_all(of_width(width, dtype, dtype))
+        .with_all(of_width(pace.width, dtype, dtype))
 }
 
-fn forward_kernel(class: Class, log: bool, width: Width, held: u32, dtype: DType) -> Kernel {
-    let source = reduction!(class, width, [ONLINE_SOFTMAX, HELD, FORWARD]);
-    specialise(class, Kernel::builtin("softmax", source, "forward"), log, width, held, dtype)
+fn forward_kernel(class: Class, log: bool, pace: Pace, dtype: DType) -> Kernel {
+    let source = reduction!(class, pace.width, [ONLINE_SOFTMAX, HELD, FORWARD]);
+    specialise(Kernel::builtin("softmax", source, "forward"), log, pace, dtype)
 }
 
-fn backward_kernel(class: Class, log: bool, width: Width, held: u32, dtype: DType) -> Kernel {
-    let source = reduction!(class, width, [HELD, BACKWARD]);
-    specialise(class, Kernel::builtin("softmax_backward", source, "backward"), log, width, held, dtype)
+fn backward_kernel(class: Class, log: bool, pace: Pace, dtype: DType) -> Kernel {
+    let source = reduction!(class, pace.width, [HELD, BACKWARD]);
+    specialise(Kernel::builtin("softmax_backward", source, "backward"), log, pace, dtype)
+}
+
+/// Rows, and elements of each.
+fn sizes(x: &Tensor) -> Result<(usize, usize)> {
+    let cols = x.dim(D::Minus1)?;
+    Ok((x.elements().checked_div(cols).unwrap_or(0), cols))
 }
 
 pub fn forward(device: &WgpuDevice, log: bool, x: &Tensor) -> Result<Vec<Tensor>> {
     let y = output("softmax", device, x.shape(), x.dtype())?;
-    let Rows { rows, width, items, held } = Rows::of(device.class(), x)?;
-    let kernel = forward_kernel(device.class(), log, width, held, x.dtype());
+    let (rows, cols) = sizes(x)?;
+    let pace = Pace::new("softmax", device, cols, BLOCK)?;
+    let kernel = forward_kernel(device.class(), log, pace, x.dtype());
+    let cols = pace.width.items(cols) as u32;
     windows::rows(rows, [windows::view(x), windows::output(&y)], |[x, y]| {
-        let rows = Rows::of(device.class(), x)?.rows;
+        let rows = sizes(x)?.0;
         let bindings = [Binding::Read(&x.wgpu()?), Binding::Write(&y.wgpu()?)];
-        device.run(&kernel, &bindings, &Params { rows: rows as u32, cols: items as u32, pad: [0; 2] }, fold_groups(rows))
+        device.run(&kernel, &bindings, &Params { rows: rows as u32, cols, pad: [0; 2] }, fold_groups(rows))
     })?;
     Ok(vec![y])
 }
 
 pub fn backward(device: &WgpuDevice, log: bool, y: &Tensor, dy: &Tensor) -> Result<Vec<Tensor>> {
     let dx = output("softmax_backward", device, y.shape(), y.dtype())?;
-    let Rows { rows, width, items, held } = Rows::of(device.class(), y)?;
-    let kernel = backward_kernel(device.class(), log, width, held, y.dtype());
+    let (rows, cols) = sizes(y)?;
+    let pace = Pace::new("softmax_backward", device, cols, BLOCK)?;
+    let kernel = backward_kernel(device.class(), log, pace, y.dtype());
+    let cols = pace.width.items(cols) as u32;
     let parts = [windows::view(y), windows::view(dy), windows::output(&dx)];
     windows::rows(rows, parts, |[y, dy, dx]| {
-        let rows = Rows::of(device.class(), y)?.rows;
+        let rows = sizes(y)?.0;
         let bindings = [Binding::Read(&y.wgpu()?), Binding::Read(&dy.wgpu()?), Binding::Write(&dx.wgpu()?)];
-        device.run(&kernel, &bindings, &Params { rows: rows as u32, cols: items as u32, pad: [0; 2] }, fold_groups(rows))
+        device.run(&kernel, &bindings, &Params { rows: rows as u32, cols, pad: [0; 2] }, fold_groups(rows))
     })?;
     Ok(vec![dx])
 }
@@ -87,8 +80,10 @@ pub(crate) fn launched(class: Class) -> Vec<Launched> {
     let mut all = Vec::new();
     for dtype in FLOATS {
         for (log, width) in [false, true].into_iter().flat_map(|log| Width::ALL.map(|width| (log, width))) {
-            all.extend(all_held(class).into_iter().map(|held| forward_kernel(class, log, width, held, dtype)));
-            all.extend(all_held(class).into_iter().map(|held| backward_kernel(class, log, width, held, dtype)));
+            for pace in Pace::all(class, width, BLOCK) {
+                all.push(forward_kernel(class, log, pace, dtype));
+                all.push(backward_kernel(class, log, pace, dtype));
+            }
         }
     }
     all.into_iter().map(Launched::from).collect()
