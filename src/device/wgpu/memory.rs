@@ -17,6 +17,9 @@ use crate::{Error, Result};
 /// Offsets of bindings are multiples of this on every adapter, and so are block sizes.
 pub(crate) const ALIGNMENT: u64 = 256;
 
+/// Sizes of bindings are multiples of this, which holds at least one `vec4<f32>`.
+pub(super) const BINDING_UNIT: u64 = 16;
+
 /// Size classes per doubling, beyond those that [`ALIGNMENT`] makes coarser: at most an eighth is wasted.
 const CLASSES_PER_OCTAVE: u64 = 8;
 
@@ -184,9 +187,9 @@ impl Buffer {
         (self.bytes as u64).next_multiple_of(4)
     }
 
-    /// The bytes rounded up to what a binding needs to hold at least one `vec4<f32>`.
+    /// The bytes rounded up to what a binding needs.
     pub(super) fn binding_size(&self) -> u64 {
-        (self.bytes as u64).max(1).next_multiple_of(16)
+        (self.bytes as u64).max(1).next_multiple_of(BINDING_UNIT)
     }
 
     pub(super) fn overlaps(&self, other: &Buffer) -> bool {

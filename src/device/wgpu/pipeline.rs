@@ -1,7 +1,9 @@
 //! Kernels as WGSL, and the compiled pipelines that the device keeps of them.
 
-use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::fmt::Write;
+
+use rustc_hash::FxHashMap;
 
 use super::fault::Gpu;
 use crate::device::kernel::{Constant, Kernel};
@@ -14,27 +16,22 @@ pub(super) struct Signature {
     pub writes: u32,
 }
 
-/// A compiled kernel.
-#[derive(Clone)]
-pub(super) struct Pipeline {
-    /// Unique in its device.
-    pub id: u32,
-    pub raw: wgpu::ComputePipeline,
-}
+/// The place of a compiled kernel among those of its device.
+pub(super) type PipelineId = usize;
 
 /// The pipelines of one signature and the layouts that they share.
 pub(super) struct Layout {
     pub id: u32,
     pub group: wgpu::BindGroupLayout,
     pipeline: wgpu::PipelineLayout,
-    pipelines: HashMap<Kernel, Pipeline>,
+    pipelines: FxHashMap<Kernel, PipelineId>,
 }
 
 /// Everything compiled on one device.
 #[derive(Default)]
 pub(super) struct Pipelines {
-    layouts: HashMap<Signature, Layout>,
-    compiled: u32,
+    layouts: FxHashMap<Signature, Layout>,
+    compiled: Vec<wgpu::ComputePipeline>,
     /// As many of them as nobody has counted yet.
     pub made: u64,
 }
@@ -47,24 +44,23 @@ impl Pipelines {
         kernel: &Kernel,
         signature: Signature,
         checked: bool,
-    ) -> Result<(&Layout, Pipeline)> {
+    ) -> Result<(&Layout, PipelineId, &wgpu::ComputePipeline)> {
         let next_layout = self.layouts.len() as u32;
         let layout = match self.layouts.entry(signature) {
-            std::collections::hash_map::Entry::Occupied(entry) => entry.into_mut(),
-            std::collections::hash_map::Entry::Vacant(entry) => {
-                entry.insert(Layout::new(gpu, kernel.name, signature, next_layout)?)
+            Entry::Occupied(entry) => entry.into_mut(),
+            Entry::Vacant(entry) => entry.insert(Layout::new(gpu, kernel.name, signature, next_layout)?),
+        };
+        let id = match layout.pipelines.get(kernel) {
+            Some(&id) => id,
+            None => {
+                let id = self.compiled.len();
+                self.compiled.push(compile(gpu, kernel, &layout.pipeline, checked)?);
+                self.made += 1;
+                layout.pipelines.insert(kernel.clone(), id);
+                id
             }
         };
-        if let Some(pipeline) = layout.pipelines.get(kernel) {
-            let pipeline = pipeline.clone();
-            return Ok((layout, pipeline));
-        }
-        let raw = compile(gpu, kernel, &layout.pipeline, checked)?;
-        let pipeline = Pipeline { id: self.compiled, raw };
-        self.compiled += 1;
-        self.made += 1;
-        layout.pipelines.insert(kernel.clone(), pipeline.clone());
-        Ok((layout, pipeline))
+        Ok((layout, id, &self.compiled[id]))
     }
 }
 
@@ -91,7 +87,7 @@ impl Layout {
                 bind_group_layouts: &[Some(&group)],
                 immediate_size: 0,
             });
-            Layout { id, group, pipeline, pipelines: HashMap::new() }
+            Layout { id, group, pipeline, pipelines: FxHashMap::default() }
         })
     }
 }

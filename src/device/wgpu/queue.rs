@@ -1,15 +1,17 @@
 //! The recorder: one open compute pass, submitted in batches.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::hash_map::Entry;
+use std::collections::{HashSet, VecDeque};
 use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use rustc_hash::FxHashMap;
 use smallvec::SmallVec;
 
 use super::fault::Gpu;
-use super::memory::{ALIGNMENT, Block, Buffer};
-use super::pipeline::{Layout, Pipelines, Signature};
+use super::memory::{ALIGNMENT, BINDING_UNIT, Block, Buffer};
+use super::pipeline::{Layout, PipelineId, Pipelines, Signature};
 use super::timing::Timer;
 use crate::device::HostCost;
 use crate::device::kernel::Kernel;
@@ -35,7 +37,7 @@ const STAGED_BYTES: usize = 32 << 20;
 /// Batches the host may be ahead of the device. wgpu keeps the commands of each in memory.
 const MAX_IN_FLIGHT: usize = 64;
 
-/// Bind groups in each of the two generations of [`BindGroups`].
+/// Bind groups, but for those of one batch, in each of the two generations of [`BindGroups`].
 const GENERATION: usize = 2048;
 
 /// What errors that belong to no single kernel give as the kernel.
@@ -53,10 +55,22 @@ struct Open {
     pass: Option<wgpu::ComputePass<'static>>,
     encoder: wgpu::CommandEncoder,
     /// The pipeline that is set in the pass.
-    pipeline: Option<u32>,
+    pipeline: Option<PipelineId>,
 }
 
 impl Open {
+    /// Those in `open`, or new ones.
+    fn or_new<'a>(open: &'a mut Option<Open>, gpu: &Gpu) -> Result<&'a mut Open> {
+        match open {
+            Some(open) => Ok(open),
+            none => {
+                let encoder =
+                    gpu.guard(BATCH, 0, || gpu.device.create_command_encoder(&Default::default()))?;
+                Ok(none.insert(Open { pass: None, encoder, pipeline: None }))
+            }
+        }
+    }
+
     fn pass(&mut self) -> &mut wgpu::ComputePass<'static> {
         let Open { pass, encoder, .. } = self;
         pass.get_or_insert_with(|| encoder.begin_compute_pass(&Default::default()).forget_lifetime())
@@ -152,24 +166,23 @@ impl Recorder {
 
         let writes = bindings.iter().enumerate().fold(0, |mask, (i, b)| mask | (u32::from(b.write) << i));
         let signature = Signature { buffers: bindings.len() as u32, writes };
-        let (layout, pipeline) = self.pipelines.get(gpu, kernel, signature, self.checked)?;
+        let (layout, id, pipeline) = self.pipelines.get(gpu, kernel, signature, self.checked)?;
         let group = self.groups.get(gpu, kernel.name(), layout, (&self.ring, window as u64), bindings)?;
         self.counts.dispatches += 1;
 
         let offset = self.params.len();
-        self.open(gpu)?;
-        let open = self.open.as_mut().expect("opened just now");
+        let open = Open::or_new(&mut self.open, gpu)?;
         if let Some(timer) = &mut self.timer {
             let bound = || bindings.iter().map(|b| b.buffer.bytes() as u64).sum();
             let bytes = kernel.work.bytes.unwrap_or_else(bound);
             open.timed_pass(timer.dispatch((kernel.name, kernel.entry), kernel.work.flops, bytes));
         }
-        if open.pipeline != Some(pipeline.id) {
-            open.pass().set_pipeline(&pipeline.raw);
-            open.pipeline = Some(pipeline.id);
+        if open.pipeline != Some(id) {
+            open.pass().set_pipeline(pipeline);
+            open.pipeline = Some(id);
         }
         let pass = open.pass();
-        pass.set_bind_group(0, &group, &[offset as u32]);
+        pass.set_bind_group(0, group, &[offset as u32]);
         pass.dispatch_workgroups(x, y, z);
 
         self.append(params, window);
@@ -212,7 +225,7 @@ impl Recorder {
         size: u64,
     ) -> Result<()> {
         let (raw, start) = src.raw();
-        self.open(gpu)?.encoder().copy_buffer_to_buffer(raw, start + from, dst, to, size);
+        Open::or_new(&mut self.open, gpu)?.encoder().copy_buffer_to_buffer(raw, start + from, dst, to, size);
         self.mark(src);
         Ok(())
     }
@@ -220,7 +233,7 @@ impl Recorder {
     /// Records filling with zeros.
     pub fn fill_zero(&mut self, gpu: &Gpu, dst: &Buffer) -> Result<()> {
         let (raw, start) = dst.raw();
-        self.open(gpu)?.encoder().clear_buffer(raw, start, Some(dst.copy_size()));
+        Open::or_new(&mut self.open, gpu)?.encoder().clear_buffer(raw, start, Some(dst.copy_size()));
         self.mark(dst);
         self.recorded(gpu)
     }
@@ -233,8 +246,7 @@ impl Recorder {
             let window = self.reserve(gpu, bytes.len())?;
             let from = self.params.len() as u64;
             self.append(bytes, window);
-            self.open(gpu)?;
-            let encoder = self.open.as_mut().expect("opened just now").encoder();
+            let encoder = Open::or_new(&mut self.open, gpu)?.encoder();
             encoder.copy_buffer_to_buffer(&self.ring, from, raw, start, dst.copy_size());
             self.mark(dst);
             return self.recorded(gpu);
@@ -292,6 +304,7 @@ impl Recorder {
         self.commands = 0;
         self.staged = 0;
         self.batch += 1;
+        self.groups.age();
         let mut kernels = std::mem::take(&mut self.kernels);
         let submitted = submitted.map_err(|error| of_kernels(error, &mut kernels));
         kernels.clear();
@@ -327,17 +340,6 @@ impl Recorder {
         self.groups.forget(&ids);
     }
 
-    fn open(&mut self, gpu: &Gpu) -> Result<&mut Open> {
-        match &mut self.open {
-            Some(open) => Ok(open),
-            none => {
-                let encoder =
-                    gpu.guard(BATCH, 0, || gpu.device.create_command_encoder(&Default::default()))?;
-                Ok(none.insert(Open { pass: None, encoder, pipeline: None }))
-            }
-        }
-    }
-
     fn mark(&self, buffer: &Buffer) {
         buffer.block().batch.store(self.batch, Ordering::Relaxed);
     }
@@ -363,8 +365,9 @@ fn of_kernels(error: Error, kernels: &mut Vec<&'static str>) -> Error {
     }
 }
 
-/// Layout and parameter window, then block, offset and size of each buffer.
-type GroupKey = SmallVec<[u64; 1 + 3 * 8]>;
+/// Layout and parameter window, then of each buffer its block, and offset and size in units of what they are multiples of. Short,
+/// because keys that are read after a batch of kernels come from main memory.
+type GroupKey = SmallVec<[u64; 1 + 2 * 8]>;
 
 /// Bind groups by what they bind, in two generations: when `recent` is full it becomes `old`, and what
 /// was `old` and not asked for since goes.
@@ -372,8 +375,8 @@ type GroupKey = SmallVec<[u64; 1 + 3 * 8]>;
 struct BindGroups {
     /// How many were made.
     made: u64,
-    recent: HashMap<GroupKey, wgpu::BindGroup>,
-    old: HashMap<GroupKey, wgpu::BindGroup>,
+    recent: FxHashMap<GroupKey, wgpu::BindGroup>,
+    old: FxHashMap<GroupKey, wgpu::BindGroup>,
 }
 
 impl BindGroups {
@@ -384,32 +387,38 @@ impl BindGroups {
         layout: &Layout,
         (ring, window): (&wgpu::Buffer, u64),
         bindings: &[Bound<'_>],
-    ) -> Result<wgpu::BindGroup> {
+    ) -> Result<&wgpu::BindGroup> {
         let mut key: GroupKey = SmallVec::new();
         key.push(u64::from(layout.id) << 32 | window);
         for Bound { buffer, .. } in bindings {
-            key.extend([buffer.block().id, buffer.offset(), buffer.binding_size()]);
+            let (offset, size) = (buffer.offset() / ALIGNMENT, buffer.binding_size() / BINDING_UNIT);
+            key.extend([buffer.block().id, offset << 32 | size]);
         }
-        if let Some(group) = self.recent.get(&key[..]) {
-            return Ok(group.clone());
-        }
-        let group = match self.old.remove(&key[..]) {
-            Some(group) => group,
-            None => {
-                self.made += 1;
-                create_group(gpu, kernel, &layout.group, (ring, window), bindings)?
+        match self.recent.entry(key) {
+            Entry::Occupied(entry) => Ok(entry.into_mut()),
+            Entry::Vacant(entry) => {
+                let group = match self.old.remove(entry.key()) {
+                    Some(group) => group,
+                    None => {
+                        self.made += 1;
+                        create_group(gpu, kernel, &layout.group, (ring, window), bindings)?
+                    }
+                };
+                Ok(entry.insert(group))
             }
-        };
+        }
+    }
+
+    /// Between batches.
+    fn age(&mut self) {
         if self.recent.len() >= GENERATION {
             self.old = std::mem::take(&mut self.recent);
         }
-        self.recent.insert(key, group.clone());
-        Ok(group)
     }
 
     fn forget(&mut self, blocks: &HashSet<u64>) {
         for groups in [&mut self.recent, &mut self.old] {
-            groups.retain(|key, _| !key[1..].chunks(3).any(|bound| blocks.contains(&bound[0])));
+            groups.retain(|key, _| !key[1..].chunks(2).any(|bound| blocks.contains(&bound[0])));
         }
     }
 }
