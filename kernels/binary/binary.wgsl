@@ -1,7 +1,8 @@
 // Elementwise functions and comparisons of two views of one shape: out[i] = f(a[i], b[i]).
 //
 // Constants: RANK (strided.wgsl), W, KIND: u32 one of the numbers below, T: the element type, U: the
-//            type of the result (T, or u32 for comparisons).
+//            type of the result (T, or u32 for comparisons)
+//            A_SPLAT, B_SPLAT: bool, with W = 4: this view's last stride is 0, and its offset and strides are in elements
 // Parts:     common/strided.wgsl, common/scalars.wgsl or common/quads.wgsl
 // Grid:      one thread an item, 256 a workgroup, folded over x and y. p.n and the offsets are in items.
 
@@ -56,6 +57,22 @@ fn compare(x: In, y: In) -> Out {
     }
 }
 
+fn item_of_a(i: u32) -> In {
+    let at = p.a_offset + walk(i, p.sizes, p.a);
+    if (A_SPLAT) {
+        return splat(a[at / W], at % W);
+    }
+    return a[at];
+}
+
+fn item_of_b(i: u32) -> In {
+    let at = p.b_offset + walk(i, p.sizes, p.b);
+    if (B_SPLAT) {
+        return splat(b[at / W], at % W);
+    }
+    return b[at];
+}
+
 @compute @workgroup_size(256)
 fn main(
     @builtin(workgroup_id) wid: vec3<u32>,
@@ -66,8 +83,8 @@ fn main(
     if (i >= p.n) {
         return;
     }
-    let x = a[p.a_offset + walk(i, p.sizes, p.a)];
-    let y = b[p.b_offset + walk(i, p.sizes, p.b)];
+    let x = item_of_a(i);
+    let y = item_of_b(i);
     if (KIND >= EQ) {
         out[i] = compare(x, y);
     } else {

@@ -24,6 +24,11 @@ fn narrow(v: vec4<f32>) -> Out {
     return Out(v);
 }
 
+// An item of one element of x alone.
+fn splat(x: In, lane: u32) -> In {
+    return In(x[lane]);
+}
+
 fn full(v: vec4<f32>) -> Full {
     return v;
 }

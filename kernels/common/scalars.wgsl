@@ -24,6 +24,10 @@ fn narrow(v: vec4<f32>) -> Out {
     return Out(v.x);
 }
 
+fn splat(x: In, lane: u32) -> In {
+    return x;
+}
+
 fn full(v: vec4<f32>) -> Full {
     return v.x;
 }

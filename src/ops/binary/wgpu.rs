@@ -11,10 +11,19 @@ use crate::{DType, Result, Tensor};
 const BINARY: &str = include_str!("../../../kernels/binary/binary.wgsl");
 const ADD_ASSIGN: &str = include_str!("../../../kernels/binary/add_assign.wgsl");
 
-fn binary_kernel(kind: u32, rank: Constant, width: Width, from: DType, to: DType) -> Kernel {
+fn binary_kernel(
+    kind: u32,
+    rank: Constant,
+    width: Width,
+    [a, b]: [bool; 2],
+    from: DType,
+    to: DType,
+) -> Kernel {
     Kernel::builtin("binary", by_width!(width, [STRIDED, BINARY]), "main")
         .with("RANK", rank)
         .with("KIND", kind)
+        .with("A_SPLAT", a)
+        .with("B_SPLAT", b)
         .with_all(of_width(width, from, to))
 }
 
@@ -32,10 +41,10 @@ fn number(comparison: Comparison) -> u32 {
 fn run(device: &WgpuDevice, kind: u32, a: &Tensor, b: &Tensor, result: DType) -> Result<Vec<Tensor>> {
     let out = output("binary", device, a.shape(), result)?;
     windows::elements([windows::view(a), windows::view(b), windows::output(&out)], |[a, b, out]| {
-        let walk = Walk::new([a, b])?;
+        let walk = Walk::with_splat([a, b])?;
         let [a_buffer, b_buffer] = &walk.buffers;
         device.run(
-            &binary_kernel(kind, walk.rank, walk.width, a.dtype(), result),
+            &binary_kernel(kind, walk.rank, walk.width, walk.splat, a.dtype(), result),
             &[Binding::Read(a_buffer), Binding::Read(b_buffer), Binding::Write(&out.wgpu()?)],
             &PairParams::from(&walk),
             threads(walk.n),
@@ -73,20 +82,25 @@ pub(crate) fn launched() -> Vec<Launched> {
     let comparisons =
         [Comparison::Eq, Comparison::Ne, Comparison::Lt, Comparison::Le, Comparison::Gt, Comparison::Ge];
     let flat = Constant::U32(1);
+    let none = [false, false];
+    let by_quads = [none, [true, false], [false, true], [true, true]].map(|splat| (Width::Four, splat));
+    let ways: Vec<_> = [(Width::One, none)].into_iter().chain(by_quads).collect();
     let mut all = Vec::new();
     for dtype in FLOATS {
-        for width in Width::ALL {
-            all.extend(arithmetic.map(|kind| binary_kernel(kind as u32, flat, width, dtype, dtype)));
-            all.extend(comparisons.map(|kind| binary_kernel(number(kind), flat, width, dtype, DType::U32)));
+        for &(width, splat) in &ways {
+            all.extend(arithmetic.map(|kind| binary_kernel(kind as u32, flat, width, splat, dtype, dtype)));
+            all.extend(comparisons.map(|kind| binary_kernel(number(kind), flat, width, splat, dtype, DType::U32)));
         }
         for (rank, width) in WALKS {
-            all.push(binary_kernel(Kind::Add as u32, rank, width, dtype, dtype));
+            all.push(binary_kernel(Kind::Add as u32, rank, width, none, dtype, dtype));
             all.push(add_assign_kernel(rank, width, dtype));
         }
     }
     // Ids are compared alone.
-    for width in Width::ALL {
-        all.extend(comparisons.map(|kind| binary_kernel(number(kind), flat, width, DType::U32, DType::U32)));
+    for &(width, splat) in &ways {
+        all.extend(
+            comparisons.map(|kind| binary_kernel(number(kind), flat, width, splat, DType::U32, DType::U32)),
+        );
     }
     all.into_iter().map(Launched::from).collect()
 }

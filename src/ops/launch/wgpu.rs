@@ -63,7 +63,9 @@ pub fn threads(n: usize) -> [u32; 3] {
 pub struct Walk<const N: usize> {
     /// By quads if all are contiguous along the last dimension and quads start at multiples of four everywhere.
     pub width: Width,
-    /// What is bound of each, and at which of its items the view starts.
+    /// Views, walked by quads, that repeat one element along the last dimension.
+    pub splat: [bool; N],
+    /// What is bound of each, and at which of its items the view starts: of its elements, if it repeats one.
     pub buffers: [Buffer; N],
     pub offsets: [u32; N],
     /// Items.
@@ -75,32 +77,47 @@ pub struct Walk<const N: usize> {
 
 impl<const N: usize> Walk<N> {
     pub fn new(views: [&Tensor; N]) -> Result<Self> {
+        Self::of(views, false)
+    }
+
+    /// For a kernel that makes quads of one element where a view repeats it.
+    pub fn with_splat(views: [&Tensor; N]) -> Result<Self> {
+        Self::of(views, true)
+    }
+
+    fn of(views: [&Tensor; N], may_splat: bool) -> Result<Self> {
         let (sizes, strides) = Layout::collapse(&views.map(Tensor::layout));
         let windows: SmallVec<[(Buffer, usize); N]> =
             views.iter().map(|view| view.wgpu_window()).collect::<Result<_>>()?;
+        let splat: [bool; N] = std::array::from_fn(|i| may_splat && strides[i].last() == Some(&0));
+        let mut others = (0..N).filter(|&i| !splat[i]);
         let width = match sizes.last() {
-            Some(last) if strides.iter().all(|strides| strides.last() == Some(&1)) => {
-                let outer = strides.iter().flat_map(|strides| &strides[..strides.len() - 1]);
-                Width::of(windows.iter().map(|(_, offset)| offset).chain(outer).chain([last]).copied())
+            Some(&last) if others.clone().all(|i| strides[i].last() == Some(&1)) => {
+                let starts = others.clone().map(|i| windows[i].1);
+                let outer = others.by_ref().flat_map(|i| strides[i][..strides[i].len() - 1].iter().copied());
+                Width::of(starts.chain(outer).chain([last]))
             }
             _ => Width::One,
         };
+        let splat = splat.map(|splat| splat && width == Width::Four);
+        let item = std::array::from_fn::<Width, N, _>(|i| if splat[i] { Width::One } else { width });
         // Items lie along the last dimension: it has fewer of them, and the steps along all others are that much shorter.
         let mut items = sizes.clone();
         items.last_mut().into_iter().for_each(|last| *last = width.items(*last));
-        let steps = |strides: &Dims| -> Dims {
+        let steps = |strides: &Dims, item: Width| -> Dims {
             let (last, outer) =
                 strides.split_last().map_or((None, &[][..]), |(last, outer)| (Some(*last), outer));
-            outer.iter().map(|&stride| width.items(stride)).chain(last).collect()
+            outer.iter().map(|&stride| item.items(stride)).chain(last).collect()
         };
         Ok(Walk {
             width,
-            offsets: std::array::from_fn(|i| width.items(windows[i].1) as u32),
+            splat,
+            offsets: std::array::from_fn(|i| item[i].items(windows[i].1) as u32),
             buffers: std::array::from_fn(|i| windows[i].0.clone()),
             n: width.items(views[0].elements()),
             rank: Constant::U32(sizes.len() as u32),
             sizes: (&items).into(),
-            strides: std::array::from_fn(|i| (&steps(&strides[i])).into()),
+            strides: std::array::from_fn(|i| (&steps(&strides[i], item[i])).into()),
         })
     }
 }

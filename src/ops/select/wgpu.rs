@@ -31,7 +31,7 @@ pub fn select(device: &WgpuDevice, mask: &Tensor, a: &Tensor, b: &Tensor) -> Res
     let out = output("where_cond", device, a.shape(), a.dtype())?;
     let parts = [windows::view(mask), windows::view(a), windows::view(b), windows::output(&out)];
     windows::elements(parts, |[mask, a, b, out]| {
-        let Walk { width, buffers, offsets, n, rank, sizes, strides } = Walk::new([mask, a, b])?;
+        let Walk { width, buffers, offsets, n, rank, sizes, strides, .. } = Walk::new([mask, a, b])?;
         device.run(
             &select_kernel(rank, width, a.dtype()),
             &[
