@@ -11,7 +11,7 @@
 // Constants: SUBGROUP    invocations of a subgroup, exactly
 //            A_ALONG_M, B_ALONG_N: bool, which way to read
 //            and those of epilogue.wgsl, with T = f16
-// Parts:     activation/functions.wgsl, matmul/epilogue.wgsl, matmul/a_quads.wgsl or a_scalars.wgsl, matmul/b_quads.wgsl
+// Parts:     those of epilogue.wgsl, matmul/a_quads.wgsl or a_scalars.wgsl, matmul/b_quads.wgsl
 //            or b_scalars.wgsl, then this
 // Bindings:  see epilogue.wgsl
 // Grid:      ceil(M / 64) * ceil(N / 64) * batch * shares workgroups, folded over x and y; shares as in tiled.wgsl

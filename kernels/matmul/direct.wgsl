@@ -10,7 +10,7 @@
 //            LANES      lanes that share their reading of A, a multiple of 4; 4 with lanes.wgsl
 //            A_ALONG_M, B_ALONG_N: bool, which way to read
 //            and those of epilogue.wgsl
-// Parts:     activation/functions.wgsl, matmul/epilogue.wgsl, matmul/a_quads.wgsl or a_scalars.wgsl, matmul/b_quads.wgsl
+// Parts:     those of epilogue.wgsl, matmul/a_quads.wgsl or a_scalars.wgsl, matmul/b_quads.wgsl
 //            or b_scalars.wgsl, matmul/blocks.wgsl, matmul/lanes.wgsl or lanes_subgroup.wgsl, then this
 // Bindings:  see epilogue.wgsl
 // Grid:      ceil(M / ROWS) * ceil(N / (4 * BLOCK)) * batch workgroups, folded over x and y, rows fastest

@@ -14,9 +14,10 @@
 //
 // Constants: BIAS, SAVE_PRE, RESIDUAL, ACCUMULATE: bool
 //            ACTIVATION: u32
-//            T  f32 or f16: A, B, bias, residual, pre
-//            D  T or f32: d. Gradients of f16 weights may be f32.
-// Parts:     activation/functions.wgsl, then this
+//            T  f32 or f16: A, B, bias, residual
+//            U  T or f32: d and pre. Gradients of f16 weights may be f32.
+// Parts:     activation/functions.wgsl, and common/quads.wgsl if N, d_stride and the offsets are multiples of 4, else
+//            common/scalars.wgsl; then this
 // Bindings:  1 A     2 B: declared by the parts below that read them
 //            3 bias (any buffer unless BIAS)     4 residual (any buffer unless RESIDUAL)
 //            5 d out (in and out if ACCUMULATE)     6 pre out (a spare buffer unless SAVE_PRE)
@@ -39,33 +40,35 @@ struct Params {
 }
 
 @group(0) @binding(0) var<uniform> p: Params;
-@group(0) @binding(3) var<storage, read> bias: array<T>;
-@group(0) @binding(4) var<storage, read> residual: array<T>;
-@group(0) @binding(5) var<storage, read_write> d: array<D>;
-@group(0) @binding(6) var<storage, read_write> pre: array<T>;
+@group(0) @binding(3) var<storage, read> bias: array<In>;
+@group(0) @binding(4) var<storage, read> residual: array<In>;
+@group(0) @binding(5) var<storage, read_write> d: array<Out>;
+@group(0) @binding(6) var<storage, read_write> pre: array<Out>;
 
 // Finishes the columns n .. n + 3 of row m of a batch's product; those beyond N are not there.
-fn finish(sum: vec4<f32>, batch: u32, m: u32, n: u32) {
-    let start = (batch * p.M + m) * p.d_stride;
-    for (var c = 0u; c < 4u; c++) {
+fn finish(sums: vec4<f32>, batch: u32, m: u32, n: u32) {
+    let start = (batch * p.M + m) * p.d_stride + n;
+    for (var c = 0u; c < 4u; c += W) {
         if (n + c < p.N) {
-            let i = start + n + c;
-            let to = p.d_offset + i;
-            var v = sum[c];
+            let to = (p.d_offset + start + c) / W;
+            var v = sums;
+            if (W == 1u) {
+                v = vec4(sums[c]);
+            }
             if (BIAS) {
-                v += f32(bias[n + c]);
+                v += widen(bias[(n + c) / W]);
             }
             if (SAVE_PRE) {
-                pre[p.pre_offset + i] = T(v);
+                pre[(p.pre_offset + start + c) / W] = narrow(v);
             }
-            v = activate(v);
+            v = vec4(activate(v.x), activate(v.y), activate(v.z), activate(v.w));
             if (RESIDUAL) {
-                v += f32(residual[p.residual_offset + i]);
+                v += widen(residual[(p.residual_offset + start + c) / W]);
             }
             if (ACCUMULATE) {
-                v += f32(d[to]);
+                v += widen_out(d[to]);
             }
-            d[to] = D(v);
+            d[to] = narrow(v);
         }
     }
 }

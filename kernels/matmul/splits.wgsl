@@ -5,7 +5,7 @@
 //
 // Constants: BLOCK      workgroup size
 //            and those of epilogue.wgsl
-// Parts:     activation/functions.wgsl, matmul/epilogue.wgsl, then this
+// Parts:     those of epilogue.wgsl, then this
 // Bindings:  1 sums [shares, batch, M, ceil(N / 4)], four columns an element     2 is not used
 //            and those of epilogue.wgsl
 // Grid:      ceil(batch * M * ceil(N / 4) / BLOCK) workgroups, folded over x and y

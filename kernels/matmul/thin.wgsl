@@ -9,7 +9,7 @@
 //            LANES_N    of which so many lie along N, each with four columns
 //            A_ALONG_M, B_ALONG_N: bool, which way to read
 //            and those of epilogue.wgsl
-// Parts:     activation/functions.wgsl, matmul/epilogue.wgsl, matmul/a_quads.wgsl or a_scalars.wgsl, matmul/b_quads.wgsl
+// Parts:     those of epilogue.wgsl, matmul/a_quads.wgsl or a_scalars.wgsl, matmul/b_quads.wgsl
 //            or b_scalars.wgsl, matmul/blocks.wgsl, then this
 // Bindings:  see epilogue.wgsl
 // Grid:      ceil(N / (4 LANES_N)) * batch * shares workgroups, folded over x and y; shares as in tiled.wgsl

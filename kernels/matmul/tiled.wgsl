@@ -16,7 +16,7 @@
 //            C           the type of products: f32, or f16 where T is
 //            SHORT_SUMS: bool, whether sums of 8 products are of that type too, and only their sums f32
 //            and those of epilogue.wgsl
-// Parts:     activation/functions.wgsl, matmul/epilogue.wgsl, matmul/a_quads.wgsl or a_scalars.wgsl, matmul/b_quads.wgsl
+// Parts:     those of epilogue.wgsl, matmul/a_quads.wgsl or a_scalars.wgsl, matmul/b_quads.wgsl
 //            or b_scalars.wgsl, matmul/blocks.wgsl, then this
 // Bindings:  see epilogue.wgsl
 // Grid:      ceil(M / BM) * ceil(N / BN) * batch * shares workgroups, folded over x and y. With several shares, share s writes

@@ -10,9 +10,10 @@ use crate::{DType, Error, Layout, Result, Shape, Tensor};
 pub const STRIDED: &str = include_str!("../../../kernels/common/strided.wgsl");
 
 /// How many neighbouring elements a kernel reads and writes at once.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Width {
     /// kernels/common/scalars.wgsl
+    #[default]
     One = 1,
     /// kernels/common/quads.wgsl
     Four = 4,

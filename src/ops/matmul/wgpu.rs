@@ -9,7 +9,7 @@ use crate::device::wgpu::Class;
 use crate::device::wgpu::{Binding, Buffer, Kernel, MatmulTile, WgpuDevice, Work, fold_groups};
 #[cfg(test)]
 use crate::ops::launch::wgpu::FLOATS;
-use crate::ops::launch::wgpu::{ACTIVATIONS, LOOPS, output};
+use crate::ops::launch::wgpu::{ACTIVATIONS, LOOPS, Width, by_width, of_width, output};
 use crate::ops::launch::windows;
 use crate::{DType, Device, Result, Shape, Tensor};
 
@@ -237,7 +237,9 @@ impl Task {
             share: plan.share(k) as u32,
         };
         let access = Access { across: [a.across, b.across], quads: [a.in_lines_of(4), b.in_lines_of(4)] };
+        let places = [params.d_offset, params.residual_offset, params.pre_offset, params.d_stride];
         let finish = Finish {
+            width: Width::of(places.map(|place| place as usize).into_iter().chain([n])),
             bias: bias.is_some(),
             pre: pre.is_some(),
             activation: self.activation,
@@ -273,7 +275,9 @@ impl Task {
             Binding::Write(&sums),
             Binding::Write(&nowhere),
         ];
-        let kernel = plan.kernel(access, Finish::default(), dtype, DType::F32).work(self.work());
+        // Their rows have room for whole quads.
+        let whole = Finish { width: Width::Four, ..Finish::default() };
+        let kernel = plan.kernel(access, whole, dtype, DType::F32).work(self.work());
         let shares = Params { d_offset: 0, d_stride: columns as u32, ..params };
         device.run(&kernel, &bindings, &shares, groups)?;
         let groups = fold_groups((batch * m * columns / 4).div_ceil(SPLITS_BLOCK as usize));
@@ -293,6 +297,8 @@ struct Access {
 /// What becomes of the sums, see kernels/matmul/epilogue.wgsl.
 #[derive(Clone, Copy, Default)]
 struct Finish {
+    /// In which they are written.
+    width: Width,
     bias: bool,
     pre: bool,
     activation: Activation,
@@ -308,8 +314,7 @@ impl Finish {
             .with("ACTIVATION", self.activation.code())
             .with("RESIDUAL", self.residual)
             .with("ACCUMULATE", self.add)
-            .with("T", dtype)
-            .with("D", out)
+            .with_all(of_width(self.width, dtype, out))
     }
 }
 
@@ -460,14 +465,14 @@ impl Plan {
         k.max(1).div_ceil(self.shares.max(1)).next_multiple_of(slice)
     }
 
-    fn source(self, [a_quads, b_quads]: [bool; 2]) -> (&'static [&'static str], &'static str) {
+    fn source(self, [a_quads, b_quads]: [bool; 2], width: Width) -> (&'static [&'static str], &'static str) {
         macro_rules! with_operands {
             ($($rest:ident),*) => {
                 match (a_quads, b_quads) {
-                    (true, true) => &[ACTIVATIONS, EPILOGUE, A_QUADS, B_QUADS, $($rest),*],
-                    (true, false) => &[ACTIVATIONS, EPILOGUE, A_QUADS, B_SCALARS, $($rest),*],
-                    (false, true) => &[ACTIVATIONS, EPILOGUE, A_SCALARS, B_QUADS, $($rest),*],
-                    (false, false) => &[ACTIVATIONS, EPILOGUE, A_SCALARS, B_SCALARS, $($rest),*],
+                    (true, true) => by_width!(width, [ACTIVATIONS, EPILOGUE, A_QUADS, B_QUADS, $($rest),*]),
+                    (true, false) => by_width!(width, [ACTIVATIONS, EPILOGUE, A_QUADS, B_SCALARS, $($rest),*]),
+                    (false, true) => by_width!(width, [ACTIVATIONS, EPILOGUE, A_SCALARS, B_QUADS, $($rest),*]),
+                    (false, false) => by_width!(width, [ACTIVATIONS, EPILOGUE, A_SCALARS, B_SCALARS, $($rest),*]),
                 }
             };
         }
@@ -481,7 +486,7 @@ impl Plan {
     }
 
     fn kernel(self, access: Access, finish: Finish, dtype: DType, out: DType) -> Kernel {
-        let (source, entry) = self.source(access.quads);
+        let (source, entry) = self.source(access.quads, finish.width);
         let kernel = Kernel::builtin("matmul", source, entry)
             .with("A_ALONG_M", access.across[0])
             .with("B_ALONG_N", access.across[1]);
@@ -558,16 +563,20 @@ fn agrees_with_plain(device: &WgpuDevice, plan: Plan) -> Result<bool> {
 }
 
 fn splits_kernel(finish: Finish, dtype: DType, out: DType) -> Kernel {
-    let kernel = Kernel::builtin("matmul", &[ACTIVATIONS, EPILOGUE, SPLITS], "splits");
+    let source = by_width!(finish.width, [ACTIVATIONS, EPILOGUE, SPLITS]);
+    let kernel = Kernel::builtin("matmul", source, "splits");
     finish.specialise(kernel, dtype, out).with("BLOCK", SPLITS_BLOCK)
 }
 
 /// Every plan and way to read, with the least and the most that becomes of the sums.
 #[cfg(test)]
 pub(crate) fn launched(class: Class) -> Vec<Launched> {
-    let add = Finish { add: true, ..Finish::default() };
-    let rich = |activation| Finish { bias: true, pre: true, activation, residual: true, add: false };
-    let rich = [Activation::Identity, Activation::Gelu, Activation::GeluErf, Activation::Silu].map(rich);
+    let plain = Width::ALL.map(|width| Finish { width, ..Finish::default() });
+    let add = plain.map(|finish| Finish { add: true, ..finish });
+    let rich = |(activation, width)| Finish { width, bias: true, pre: true, activation, residual: true, add: false };
+    let activations = [Activation::Identity, Activation::Gelu, Activation::GeluErf, Activation::Silu];
+    let rich: Vec<Finish> =
+        activations.into_iter().flat_map(|activation| Width::ALL.map(|width| rich((activation, width)))).collect();
     let both = [false, true];
     let pairs = || both.into_iter().flat_map(move |a| both.map(|b| [a, b]));
     let mut all = Vec::new();
@@ -598,21 +607,20 @@ pub(crate) fn launched(class: Class) -> Vec<Launched> {
             };
             for across in pairs() {
                 for quads in pairs() {
-                    push(across, quads, Finish::default(), dtype);
+                    plain.into_iter().for_each(|finish| push(across, quads, finish, dtype));
                 }
             }
-            push([true, true], [true, true], add, dtype);
-            push([true, true], [true, true], add, DType::F32);
-            push([false, false], [true, true], Finish::default(), DType::F32);
-            for finish in rich {
-                push([false, true], [true, true], finish, dtype);
+            for out in [dtype, DType::F32] {
+                add.into_iter().for_each(|finish| push([true, true], [true, true], finish, out));
             }
+            push([false, false], [true, true], plain[1], DType::F32);
+            rich.iter().for_each(|&finish| push([false, true], [true, true], finish, dtype));
         }
         if !class.software {
-            for finish in [Finish::default(), add].into_iter().chain(rich) {
+            for &finish in plain.iter().chain(&add).chain(&rich) {
                 all.push(splits_kernel(finish, dtype, dtype).into());
             }
-            all.push(splits_kernel(add, dtype, DType::F32).into());
+            all.extend(add.map(|finish| splits_kernel(finish, dtype, DType::F32).into()));
         }
     }
     all
