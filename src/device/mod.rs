@@ -1,5 +1,7 @@
 //! Where memory lives and kernels run. Nothing here knows an op.
 
+#[cfg(any(feature = "cuda", feature = "wgpu"))]
+pub(crate) mod cache;
 pub mod cpu;
 #[cfg(feature = "cuda")]
 pub mod cuda;

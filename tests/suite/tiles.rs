@@ -102,6 +102,19 @@ fn the_chosen_kernels() {
     }
 }
 
+/// The first products use the table, the second ones measure, and the third use what was measured.
+#[test]
+fn measured_tiles() {
+    let Some((device, wgpu)) = device(|selector| selector) else { return };
+    assert!(!wgpu.tunes_matmul());
+    wgpu.set_tune_matmul(true);
+    let product =
+        Case::new("a b", &[(&[3, 41, 20], Normal), (&[3, 20, 24], Normal)], |x| x[0].matmul(&x[1])).terms(65);
+    for time in ["first", "second", "third"] {
+        check(&device, std::slice::from_ref(&product), &[DType::F32], &format!("{time}: "));
+    }
+}
+
 #[test]
 fn f16_arithmetic() {
     let Some((device, wgpu)) = device(|selector| selector) else { return };

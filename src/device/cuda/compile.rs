@@ -1,19 +1,18 @@
 //! Kernels as CUDA C++, compiled by NVRTC, and kept on disk.
 //!
 //! NVRTC is loaded when the first kernel is compiled. What it made is stored under the hash of everything
-//! that it depends on, so that the second run of a program compiles nothing. An entry begins with the hash
-//! of the rest, and one that does not fit it, torn or damaged, is compiled again.
+//! that it depends on, so that the second run of a program compiles nothing.
 
 use std::borrow::Cow;
 use std::ffi::{CStr, CString};
 use std::fmt::Write as _;
-use std::io::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use cudarc::nvrtc::{result, sys};
 use sha2::{Digest, Sha256};
 
 use super::driver::{Image, Properties};
+use crate::device::cache;
 use crate::device::kernel::{Constant, Kernel};
 use crate::{DType, Error};
 
@@ -32,9 +31,6 @@ pub(crate) use cuda_source;
 
 /// What every kernel sees first: the element types.
 const TYPES: &str = cuda_source!("common/types.cuh");
-
-/// The environment variable with the folder of compiled kernels; empty turns the cache off.
-const CACHE: &str = "TILEWRIGHT_CACHE";
 
 /// A part of every entry's name: another number for whatever this module does otherwise with the same text.
 const EDITION: u32 = 2;
@@ -123,19 +119,19 @@ pub fn image(kernel: &Kernel, properties: &Properties) -> crate::Result<Vec<u8>>
     let nvrtc = Nvrtc::find(&properties.name)?;
     let refuse = |reason| Error::Kernel { kernel: kernel.name, device: properties.name.clone(), reason };
     let target = Target::of(properties, &nvrtc).map_err(refuse)?;
-    compile(&nvrtc, kernel, target, cache_folder().as_deref()).map_err(refuse)
+    compile(&nvrtc, kernel, target, cache::folder().as_deref()).map_err(refuse)
 }
 
-fn compile(nvrtc: &Nvrtc, kernel: &Kernel, target: Target, cache: Option<&Path>) -> Result<Vec<u8>, String> {
+fn compile(nvrtc: &Nvrtc, kernel: &Kernel, target: Target, folder: Option<&Path>) -> Result<Vec<u8>, String> {
     let (text, options) = (source(kernel)?, target.options());
-    let entry = cache.map(|folder| folder.join(key(&text, &options, nvrtc.version)));
-    if let Some(image) = entry.as_deref().and_then(load) {
+    let entry = folder.map(|folder| folder.join(key(&text, &options, nvrtc.version)));
+    if let Some(image) = entry.as_deref().and_then(cache::load) {
         return Ok(image);
     }
     let (image, _) = nvrtc.compile(kernel.name, &text, &options, target.image)?;
     // A full or read-only disk costs time at the next start, nothing else.
     if let Some(entry) = entry {
-        let _ = store(&entry, &image);
+        let _ = cache::store(&entry, &image);
     }
     Ok(image)
 }
@@ -240,14 +236,6 @@ unsafe fn cubin(program: sys::nvrtcProgram) -> Result<Vec<u8>, result::NvrtcErro
     }
 }
 
-pub(super) fn cache_folder() -> Option<PathBuf> {
-    match std::env::var_os(CACHE) {
-        Some(folder) if folder.is_empty() => None,
-        Some(folder) => Some(folder.into()),
-        None => Some(dirs::cache_dir()?.join("tilewright")),
-    }
-}
-
 /// The name of the entry for this text compiled in this way.
 pub(super) fn key(text: &str, options: &[String], version: (i32, i32)) -> String {
     let mut hash = Sha256::new();
@@ -260,28 +248,12 @@ pub(super) fn key(text: &str, options: &[String], version: (i32, i32)) -> String
     format!("{:x}", hash.finalize())
 }
 
-/// An entry, if it is there and whole.
-pub(super) fn load(entry: &Path) -> Option<Vec<u8>> {
-    let bytes = std::fs::read(entry).ok()?;
-    let (hash, image) = bytes.split_at_checked(32)?;
-    (hash == Sha256::digest(image).as_slice()).then(|| image.to_vec())
-}
-
-/// Writes an entry so that it is there as a whole or not at all, whatever happens meanwhile.
-pub(super) fn store(entry: &Path, image: &[u8]) -> std::io::Result<()> {
-    let folder = entry.parent().expect("an entry lies in the cache's folder");
-    std::fs::create_dir_all(folder)?;
-    let mut file = tempfile::NamedTempFile::new_in(folder)?;
-    file.write_all(&Sha256::digest(image))?;
-    file.write_all(image)?;
-    file.as_file().sync_all()?;
-    file.persist(entry)?;
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
+    use std::path::PathBuf;
+
     use super::*;
+    use crate::device::cache::{load, store};
 
     const SCALE: &[&str] = &["extern \"C\" __global__ void scale(const T* x, T* y) {
         y[threadIdx.x] = from_float<T>(FACTOR * to_float(x[threadIdx.x]));

@@ -7,10 +7,11 @@ use std::process::Command;
 
 use rayon::prelude::*;
 
-use super::compile::{Nvrtc, Target, cache_folder, key, load, source, store};
+use super::compile::{Nvrtc, Target, key, source};
 use super::driver::Image;
 use super::sim::Architecture;
 use super::{Grid, Kernel};
+use crate::device::cache;
 use crate::device::table::hold;
 use crate::ops;
 
@@ -90,8 +91,8 @@ fn report(nvrtc: &Nvrtc, kernel: &Kernel, architecture: Architecture) -> Result<
     let mut options = target.options();
     options.push("--ptxas-options=-v".into());
     let text = source(kernel)?;
-    let entry = cache_folder().map(|folder| folder.join(key(&text, &options, nvrtc.version())));
-    let kept = entry.as_deref().and_then(load).and_then(|bytes| String::from_utf8(bytes).ok());
+    let entry = cache::folder().map(|folder| folder.join(key(&text, &options, nvrtc.version())));
+    let kept = entry.as_deref().and_then(cache::load).and_then(|bytes| String::from_utf8(bytes).ok());
     if let Some((log, code)) = kept.as_deref().and_then(|text| text.split_once(BETWEEN)) {
         return Ok((log.into(), code.into()));
     }
@@ -100,7 +101,7 @@ fn report(nvrtc: &Nvrtc, kernel: &Kernel, architecture: Architecture) -> Result<
     let code = if read { disassemble(&cubin, kernel.entry)? } else { String::new() };
     if let Some(entry) = entry {
         // A full disk costs time, nothing else.
-        let _ = store(&entry, [&log, BETWEEN, &code].concat().as_bytes());
+        let _ = cache::store(&entry, [&log, BETWEEN, &code].concat().as_bytes());
     }
     Ok((log, code))
 }

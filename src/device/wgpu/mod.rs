@@ -30,6 +30,7 @@ pub use adapter::{AdapterChoice, AdapterDescription, Selector};
 pub(crate) use memory::ALIGNMENT;
 pub use memory::Buffer;
 pub use tuning::{CooperativeMatrices, MatmulTile};
+pub(crate) use tuning::{MatmulClass, Tuned};
 
 pub use super::kernel::{Constant, Kernel, Work};
 

@@ -1,10 +1,17 @@
 //! What a user may decide about the kernels of a device.
 
 use std::fmt;
+use std::path::PathBuf;
 use std::str::FromStr;
+use std::time::{Duration, Instant};
+
+use rustc_hash::FxHashMap;
+use sha2::{Digest, Sha256};
 
 use super::WgpuDevice;
-use crate::{Error, Result};
+use super::timing::Timer;
+use crate::device::cache;
+use crate::{DType, Error, Result};
 
 /// The part of a matrix product that one workgroup computes. By default each product gets the largest of which there are
 /// enough to fill the device; see [`WgpuDevice::set_matmul_tile`].
@@ -80,17 +87,43 @@ impl CooperativeMatrices {
     }
 }
 
+/// Matrix products that are served by one tile.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct MatmulClass {
+    /// M, N, K and the batches.
+    pub sizes: [usize; 4],
+    /// Whether A's smaller stride is along M, and B's along N.
+    pub across: [bool; 2],
+    /// Which of them are read four elements at a time.
+    pub quads: [bool; 2],
+    pub dtype: DType,
+    /// Whether they are multiplied in f16.
+    pub f16: bool,
+}
+
+/// What is known of a class.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Tuned {
+    /// It came once: its first result waited for no measurement.
+    Once,
+    /// The fastest tile; none if there was nothing to choose from.
+    Tile(Option<MatmulTile>),
+}
+
 /// What has been decided on a device.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Debug, Default)]
 pub(super) struct Tuning {
     tile: Option<MatmulTile>,
     f16_arithmetic: bool,
+    measures: bool,
+    tuned: FxHashMap<MatmulClass, Tuned>,
 }
 
 impl Tuning {
     pub fn from_environment() -> Result<Self> {
         let tile = std::env::var("TILEWRIGHT_MATMUL_TILE").ok().filter(|text| !text.trim().is_empty());
-        Ok(Tuning { tile: tile.map(|text| text.parse()).transpose()?, ..Tuning::default() })
+        let measures = std::env::var("TILEWRIGHT_TUNE").is_ok_and(|v| v == "1");
+        Ok(Tuning { tile: tile.map(|text| text.parse()).transpose()?, measures, ..Tuning::default() })
     }
 }
 
@@ -104,6 +137,61 @@ impl WgpuDevice {
     /// The tile of every product, if one was set.
     pub fn matmul_tile(&self) -> Option<MatmulTile> {
         self.0.tuning.lock().tile
+    }
+
+    /// Whether the tiles of matrix products are measured, and not chosen by a table. Off by default; `TILEWRIGHT_TUNE=1` in the
+    /// environment turns it on for every device that is opened.
+    ///
+    /// The second product of some sizes, strides and dtype then waits until each tile has computed a few like it, and all
+    /// later ones use the tile that was fastest. A tile may be chosen only if its results were those of the plain kernel bit by bit, for
+    /// matrices of whole numbers. Choices are kept on disk, in the folder of compiled kernels (`TILEWRIGHT_CACHE`), for this
+    /// adapter, driver, and version of the crate and its kernels.
+    ///
+    /// Tiles differ in how they cut K, and so in the last bits of sums: results are the same from run to run only as long as
+    /// the choices on disk are. A tile that was set ([`WgpuDevice::set_matmul_tile`]) comes first, and products that have no
+    /// tiles, of a few rows, by cooperative matrices or on software adapters, are not measured.
+    pub fn set_tune_matmul(&self, measure: bool) {
+        self.0.tuning.lock().measures = measure;
+    }
+
+    /// See [`WgpuDevice::set_tune_matmul`].
+    pub fn tunes_matmul(&self) -> bool {
+        self.0.tuning.lock().measures
+    }
+
+    /// What is known of a class, if it came before.
+    pub(crate) fn tuned(&self, class: &MatmulClass) -> Option<Tuned> {
+        self.0.tuning.lock().tuned.get(class).copied()
+    }
+
+    pub(crate) fn set_tuned(&self, class: MatmulClass, tuned: Tuned) {
+        self.0.tuning.lock().tuned.insert(class, tuned);
+    }
+
+    /// Where on disk a choice is kept that depends on the device, the crate and `what`; nowhere if the cache is off.
+    pub(crate) fn choice_entry(&self, what: &str) -> Option<PathBuf> {
+        let wgpu::AdapterInfo { name, driver, driver_info, backend, .. } = &self.0.adapter;
+        let version = env!("CARGO_PKG_VERSION");
+        let key = format!("{name}\0{driver}\0{driver_info}\0{backend:?}\0{version}\0{what}");
+        Some(cache::folder()?.join(format!("{:x}", Sha256::digest(key))))
+    }
+
+    /// The device's time for what `record` records: by timestamps, or where it has none by the clock. Waits for the device.
+    pub(crate) fn time_of(&self, record: impl FnOnce() -> Result<()>) -> Result<Duration> {
+        self.synchronize()?;
+        let gpu = &self.0.gpu;
+        let Ok(timer) = Timer::new(gpu) else {
+            let start = Instant::now();
+            record()?;
+            self.synchronize()?;
+            return Ok(start.elapsed());
+        };
+        let others = self.0.recorder.lock().timer.replace(timer);
+        let done = record().and_then(|()| self.synchronize());
+        let timer = std::mem::replace(&mut self.0.recorder.lock().timer, others);
+        done?;
+        let kernels = timer.map_or(Ok(Vec::new()), |mut timer| timer.take(gpu))?;
+        Ok(kernels.iter().map(|kernel| kernel.time).sum())
     }
 
     /// Whether products of f16 matrices may be multiplied, and added up eight at a time, in f16, with f32 sums of those: up to
@@ -135,6 +223,12 @@ impl WgpuDevice {
     }
 
     /// About how many workgroups keep the device busy: WebGPU tells the kind of a device, not how many cores it has.
+    ///
+    /// | kind | workgroups | |
+    /// |---|---|---|
+    /// | discrete | 128 | arithmetic: some two workgroups on each of 40 to 80 cores |
+    /// | integrated, virtual, others | 32 | arithmetic: some two on each of 8 to 16 |
+    /// | software | 32 | only for the kernels of GPUs, in tests; its own (kernels/matmul/direct.wgsl) are chosen by measurements on lavapipe |
     pub(crate) fn workgroups_to_fill(&self) -> usize {
         match self.0.adapter.device_type {
             wgpu::DeviceType::DiscreteGpu => 128,

@@ -1,12 +1,13 @@
+mod tune;
+
 use bytemuck::{Pod, Zeroable};
-use half::f16;
 
 use super::{Activation, Operand, Product};
 #[cfg(test)]
 use crate::device::wgpu::launched::Launched;
 #[cfg(test)]
 use crate::device::wgpu::Class;
-use crate::device::wgpu::{Binding, Buffer, Kernel, MatmulTile, WgpuDevice, Work, fold_groups};
+use crate::device::wgpu::{Binding, Buffer, Kernel, MatmulClass, MatmulTile, WgpuDevice, Work, fold_groups};
 #[cfg(test)]
 use crate::ops::launch::wgpu::FLOATS;
 use crate::ops::launch::wgpu::{ACTIVATIONS, LOOPS, Width, by_width, of_width, output};
@@ -100,6 +101,15 @@ impl Task {
     fn plain(a: &Tensor, b: &Tensor, d: &Tensor) -> Self {
         let (a, b, d) = (a.clone(), b.clone(), d.clone());
         Task { a, b, bias: None, activation: Activation::Identity, residual: None, d, pre: None, add: false }
+    }
+
+    /// What a plan makes of a product of whole numbers.
+    fn result(device: &WgpuDevice, a: &Tensor, b: &Tensor, plan: Plan) -> Result<Vec<f32>> {
+        // Memory comes back as an earlier product left it: what a plan leaves out must not look right.
+        let shape = (1, a.dims()[1], a.dims()[2], b.dims()[3]);
+        let d = Tensor::full(0.5, shape, a.dtype(), &Device::Wgpu(device.clone()))?;
+        Task::plain(a, b, &d).launch_as(device, plan)?;
+        d.to_dtype(DType::F32)?.to_vec::<f32>()
     }
 
     /// In pieces whose every tensor one binding can show.
@@ -199,7 +209,8 @@ impl Task {
         if self.d.elements() == 0 {
             return Ok(());
         }
-        let plan = Plan::new(device, self.a.dtype(), [m, n, self.a.dims()[3], b1 * b2]);
+        let access = Access::new(&Operand::new(&self.a, 2, 3), &Operand::new(&self.b, 3, 2));
+        let plan = Plan::new(device, self.a.dtype(), [m, n, self.a.dims()[3], b1 * b2], access);
         self.launch_as(device, plan)
     }
 
@@ -236,7 +247,7 @@ impl Task {
             d_stride: self.d.layout().strides[2] as u32,
             share: plan.share(k) as u32,
         };
-        let access = Access { across: [a.across, b.across], quads: [a.in_lines_of(4), b.in_lines_of(4)] };
+        let access = Access::new(&a, &b);
         let places = [params.d_offset, params.residual_offset, params.pre_offset, params.d_stride];
         let finish = Finish {
             width: Width::of(places.map(|place| place as usize).into_iter().chain([n])),
@@ -294,6 +305,12 @@ struct Access {
     quads: [bool; 2],
 }
 
+impl Access {
+    fn new(a: &Operand, b: &Operand) -> Access {
+        Access { across: [a.across, b.across], quads: [a.in_lines_of(4), b.in_lines_of(4)] }
+    }
+}
+
 /// What becomes of the sums, see kernels/matmul/epilogue.wgsl.
 #[derive(Clone, Copy, Default)]
 struct Finish {
@@ -335,6 +352,13 @@ enum Kind {
     Tiled { tile: Tile, f16: bool },
     /// Of f16, for GPUs with cooperative matrices and subgroups of this size.
     Cooperative { subgroup: u32 },
+}
+
+impl Kind {
+    /// Products in f16 where they may be, and pay.
+    fn tiled(tile: Tile, f16: bool) -> Kind {
+        Kind::Tiled { tile, f16: f16 && tile.has_room() }
+    }
 }
 
 /// The part of the product of a workgroup of tiled.wgsl, the depth of its slices, and the part of one invocation.
@@ -424,13 +448,12 @@ fn most_shares(k: usize) -> usize {
 }
 
 impl Plan {
-    fn new(device: &WgpuDevice, dtype: DType, sizes: [usize; 4]) -> Plan {
-        let [m, n, k, batch] = sizes;
-        let (class, fill) = (device.class(), device.workgroups_to_fill());
+    fn new(device: &WgpuDevice, dtype: DType, sizes: [usize; 4], access: Access) -> Plan {
+        let [m, ..] = sizes;
+        let class = device.class();
         let f16 = dtype == DType::F16 && device.allows_f16_arithmetic();
-        let tiled = |tile: Tile| Kind::Tiled { tile, f16: f16 && tile.has_room() };
         let kind = match device.matmul_tile() {
-            Some(name) => tiled(Tile::named(name)),
+            Some(name) => Kind::tiled(Tile::named(name), f16),
             None if class.software => {
                 let rows = if m > 16 { 32 } else { (m as u32).next_multiple_of(8) };
                 Kind::Direct { rows, subgroups: class.subgroups.is_some() }
@@ -438,9 +461,19 @@ impl Plan {
             None if m <= THIN_ROWS => Kind::Thin { rows: (m as u32).next_power_of_two() },
             None => match cooperative(device, dtype) {
                 Some(subgroup) => Kind::Cooperative { subgroup },
-                None => tiled(Tile::best(fill, sizes)),
+                None => {
+                    let Access { across, quads } = access;
+                    let measured = tune::tile(device, MatmulClass { sizes, across, quads, dtype, f16 });
+                    let by_size = || Tile::best(device.workgroups_to_fill(), sizes);
+                    Kind::tiled(measured.map_or_else(by_size, Tile::named), f16)
+                }
             },
         };
+        Plan::of(kind, device, sizes)
+    }
+
+    /// With as many shares of K as fill the device.
+    fn of(kind: Kind, device: &WgpuDevice, [m, n, k, batch]: [usize; 4]) -> Plan {
         let plan = Plan { kind, shares: 1 };
         if matches!(kind, Kind::Direct { .. }) {
             return plan;
@@ -449,7 +482,7 @@ impl Plan {
         // shows.
         let sums = batch * m * n.next_multiple_of(4) * 4;
         let most = most_shares(k).min(device.max_binding_bytes() / sums.max(1)).max(1);
-        let shares = (fill / plan.workgroups(m, n, batch)).clamp(1, most);
+        let shares = (device.workgroups_to_fill() / plan.workgroups(m, n, batch)).clamp(1, most);
         let plan = Plan { shares, ..plan };
         // Shares of whole slices may be fewer.
         Plan { shares: k.max(1).div_ceil(plan.share(k)), ..plan }
@@ -542,24 +575,31 @@ fn cooperative(device: &WgpuDevice, dtype: DType) -> Option<u32> {
 fn agrees_with_plain(device: &WgpuDevice, plan: Plan) -> Result<bool> {
     let plain = Plan { kind: Kind::Tiled { tile: TILES[0], f16: false }, shares: 1 };
     for ([m, k, n], turned) in [([83, 45, 71], false), ([72, 40, 136], true)] {
-        let operand = |rows: usize, columns: usize| {
-            let whole = |i: u32| f16::from_f32((i.wrapping_mul(2_654_435_761) >> 16) as f32 % 5.0 - 2.0);
-            let values: Vec<f16> = (0..(rows * columns) as u32).map(whole).collect();
-            let shape = if turned { (1, 1, columns, rows) } else { (1, 1, rows, columns) };
-            let x = Tensor::from_vec(values, shape, &Device::Wgpu(device.clone()))?;
-            if turned { x.t() } else { Ok(x) }
-        };
-        let (a, b) = (operand(m, k)?, operand(k, n)?);
-        let product = |plan| {
-            let d = output("matmul", device, &Shape::from((1, 1, m, n)), DType::F16)?;
-            Task::plain(&a, &b, &d).launch_as(device, plan)?;
-            d.to_vec::<f16>()
-        };
-        if product(plan)? != product(plain)? {
+        let a = whole_numbers(device, [1, m, k], turned, true, DType::F16)?;
+        let b = whole_numbers(device, [1, k, n], turned, true, DType::F16)?;
+        if Task::result(device, &a, &b, plan)? != Task::result(device, &a, &b, plain)? {
             return Ok(false);
         }
     }
     Ok(true)
+}
+
+/// Batches of matrices of -2 to 2, whose products and sums f32 has exactly, in whatever order they are added. `turned` lie along
+/// the other dimension; those that are not by quads are a part of larger ones, whose size is odd.
+fn whole_numbers(
+    device: &WgpuDevice,
+    [batch, rows, columns]: [usize; 3],
+    turned: bool,
+    quads: bool,
+    dtype: DType,
+) -> Result<Tensor> {
+    let (lines, length) = if turned { (columns, rows) } else { (rows, columns) };
+    let stride = if quads { length } else { length | 1 };
+    let whole = |i: u32| (i.wrapping_mul(2_654_435_761) >> 16) as f32 % 5.0 - 2.0;
+    let values: Vec<f32> = (0..(batch * lines * stride) as u32).map(whole).collect();
+    let x = Tensor::from_vec(values, (1, batch, lines, stride), &Device::Wgpu(device.clone()))?;
+    let x = x.to_dtype(dtype)?.narrow(3, 0, length)?;
+    if turned { x.t() } else { Ok(x) }
 }
 
 fn splits_kernel(finish: Finish, dtype: DType, out: DType) -> Kernel {
