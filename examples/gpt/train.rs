@@ -1165,36 +1165,58 @@ mod tests {
         fs::remove_dir_all(directory).unwrap();
     }
 
-    /// nanoGPT's GPU config learns a block of 256 tokens by heart, on the device that TILEWRIGHT_DEVICE names.
-    /// `cargo test --release --example gpt -- --ignored --nocapture by_heart`
-    #[test]
-    #[ignore = "takes minutes"]
-    fn shakespeare_char_learns_a_batch_by_heart() {
-        let directory = scratch("by-heart");
+    /// nanoGPT's GPU config learns a row of 256 random tokens by heart, under its dropout and learning rates.
+    fn learns_by_heart(device: &str) {
+        let directory = scratch(&format!("by-heart-{device}"));
         let mut random = Random::new(7, Draw::Sample);
-        let block: Vec<u16> = (0..257).map(|_| random.below(65) as u16).collect();
-        let data = directory.join("shards");
-        fs::create_dir(&data).unwrap();
-        fs::write(data.join("a_train_000000.bin"), by_hand(&block)).unwrap();
-        fs::write(data.join("a_val_000000.bin"), by_hand(&block)).unwrap();
-        Tokenizer::Bytes.save(&data.join("tokenizer.json")).unwrap();
-        let device = std::env::var("TILEWRIGHT_DEVICE").unwrap_or_else(|_| "cpu".into());
-        let flags = "gpt --config shakespeare-char --batch-size 2 --max-iters 400 --eval-interval 25 --eval-iters 1 --sample-tokens 0";
-        let mut line: Vec<String> = flags.split_whitespace().map(Into::into).collect();
-        let out = directory.join("run");
-        for (flag, value) in [
-            ("--device", device),
-            ("--data", data.display().to_string()),
-            ("--out", out.display().to_string()),
-        ] {
-            line.extend([flag.into(), value]);
+        let row: Vec<u16> = (0..257).map(|_| random.below(65) as u16).collect();
+        for split in ["train", "val"] {
+            fs::write(directory.join(format!("{split}.bin")), by_hand(&row)).unwrap();
         }
-        run(&Cli::parse_from(line).train, &mut std::io::sink()).unwrap();
-        let evaluations: Vec<f64> =
-            log(&out).iter().filter_map(|line| line.get("val_loss")?.as_f64()).collect();
-        println!("{evaluations:?}");
-        assert!(evaluations.iter().any(|&loss| loss < 0.1));
+        Tokenizer::Bytes.save(&directory.join("tokenizer.json")).unwrap();
+        let flags = config::tests::flags(&["--batch-size", "1", "--eval-iters", "1"]);
+        let config = config::load("shakespeare-char", &flags).unwrap().1;
+        let corpus = Corpus::read(&directory).unwrap();
+        let device = crate::device(device).unwrap();
+        device.set_seed(config.seed);
+        let model = Gpt::new(&config, corpus.tokenizer.len(), &device).unwrap();
+        let schedule = config.schedule();
+        let mut trainer =
+            Trainer::new(config, &corpus, &directory, model, device, &directory, [0, 0]).unwrap();
+        let start = Instant::now();
+        let mut loss = f32::INFINITY;
+        while loss >= 0.1 {
+            assert!(trainer.step < 100, "the loss is {loss} after {} steps", trainer.step);
+            for _ in 0..5 {
+                trainer.step(schedule.lr(trainer.step)).unwrap();
+                trainer.step += 1;
+            }
+            loss = trainer.mean_loss(&trainer.train).unwrap();
+            let (device, seconds) = (&trainer.device, start.elapsed().as_secs_f32());
+            println!("{device}: loss {loss:.4} after step {}, {seconds:.0} s", trainer.step);
+        }
         fs::remove_dir_all(directory).unwrap();
+    }
+
+    /// `cargo test --release --features cuda-sim --example gpt -- --ignored --nocapture learns_by_heart`
+    #[test]
+    #[ignore = "takes seconds in a release build"]
+    fn the_processor_learns_by_heart() {
+        learns_by_heart("cpu");
+    }
+
+    #[cfg(feature = "wgpu")]
+    #[test]
+    #[ignore = "takes a minute in a release build"]
+    fn a_software_adapter_learns_by_heart() {
+        learns_by_heart("software");
+    }
+
+    #[cfg(feature = "cuda-sim")]
+    #[test]
+    #[ignore = "takes half an hour in a release build"]
+    fn a_simulated_gpu_learns_by_heart() {
+        learns_by_heart("cuda-sim");
     }
 
     /// What a step of shakespeare-char-cpu's takes besides the step itself, by its log.
