@@ -2,12 +2,14 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File};
+use std::hash::Hasher;
 use std::io::{self, Write};
 use std::path::Path;
 
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 use serde::{Deserialize, Deserializer, Serialize};
+use twox_hash::XxHash3_64;
 
 use crate::config::Config;
 use crate::error::AppError;
@@ -26,6 +28,9 @@ pub struct Header {
     /// NaN (null in the file) if it was not evaluated.
     #[serde(deserialize_with = "nan_if_null")]
     pub val_loss: f32,
+    /// Of adapters: the fingerprint of the model that they belong to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub base: Option<String>,
 }
 
 /// JSON has no NaN: what is not known is written as null.
@@ -68,6 +73,20 @@ impl Checkpoint {
             .check()
             .map_err(|(key, reason)| AppError::contents(path, format!("its config key `{key}` {reason}")))?;
         Ok(Checkpoint { header, tensors })
+    }
+
+    /// What tells its tensors from others: a hash of their names, shapes and bits, and for adapters of their model's too.
+    pub fn fingerprint(&self) -> String {
+        const NUMBERS: usize = 1 << 14;
+        let mut hasher = XxHash3_64::new();
+        hasher.write(self.header.base.as_deref().unwrap_or_default().as_bytes());
+        for (name, Values { shape, data }) in &self.tensors {
+            hasher.write(format!("{name} {shape:?}").as_bytes());
+            for part in data.chunks(NUMBERS) {
+                hasher.write(&part.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<u8>>());
+            }
+        }
+        format!("{:016x}", hasher.finish())
     }
 }
 
@@ -157,6 +176,7 @@ mod tests {
             tokenizer: Tokenizer::Characters("ab\n\u{e9}".to_owned().into()),
             step,
             val_loss: 1.5,
+            base: None,
         };
         let tensors = BTreeMap::from([
             ("b.bias".to_owned(), Values { shape: vec![3], data: vec![-0.0, f32::MIN_POSITIVE, 3.25] }),

@@ -146,7 +146,7 @@ pub struct Config {
     #[serde(default)]
     pub activation: Activation,
     /// Start from the model of this checkpoint: its sizes and tokenizer are taken from there (--block-size may shorten the
-    /// context). Empty means a new model
+    /// context). Empty means a new model. With --resume, where the model that adapters stand beside has moved to
     #[arg(long, value_name = "FILE")]
     #[serde(default)]
     pub init_from: String,

@@ -10,6 +10,7 @@ use tilewright::{Device, Tensor};
 
 use crate::error::AppError;
 use crate::instructions::{self, Example};
+use crate::report::count;
 use crate::shards::Tokens;
 use crate::tokenizer::{self, Characters, Tokenizer};
 
@@ -38,6 +39,22 @@ impl Split {
         match self {
             Split::Tokens(tokens) => tokens.len(),
             Split::Examples(examples) => examples.len(),
+        }
+    }
+
+    /// What [`Split::len`] counts.
+    pub fn unit(&self) -> &'static str {
+        match self {
+            Split::Tokens(_) => "tokens",
+            Split::Examples(_) => "examples",
+        }
+    }
+
+    /// Tokens, those of examples too.
+    fn tokens(&self) -> usize {
+        match self {
+            Split::Tokens(tokens) => tokens.len(),
+            Split::Examples(examples) => examples.iter().map(Example::len).sum(),
         }
     }
 }
@@ -81,9 +98,8 @@ impl Corpus {
     fn from_instructions(path: &Path, tokenizer: Option<&Tokenizer>) -> Result<Corpus, AppError> {
         let (tokenizer, mut examples) = instructions::read(path, tokenizer)?;
         if examples.len() < 2 {
-            let found = examples.len();
-            let reason =
-                format!("holds {found} examples; at least 2 are needed, the last tenth for validation");
+            let found = count(examples.len(), "example");
+            let reason = format!("holds {found}; at least 2 are needed, the last tenth for validation");
             return Err(AppError::contents(path, reason));
         }
         let val = examples.split_off((examples.len() * 9 / 10).max(1));
@@ -129,15 +145,25 @@ impl Corpus {
         Ok(Corpus { tokenizer, train: Split::Tokens(train), val: Split::Tokens(val), files })
     }
 
+    /// What both splits hold together, in words.
+    pub fn size(&self) -> String {
+        let tokens = count(self.train.tokens() + self.val.tokens(), self.tokenizer.unit());
+        match self.train {
+            Split::Tokens(_) => tokens,
+            Split::Examples(_) => {
+                format!("{} ({tokens})", count(self.train.len() + self.val.len(), "example"))
+            }
+        }
+    }
+
     /// Refuses a corpus that has no block of `block_size` tokens and its successor in either split.
     pub fn check_length(&self, path: &Path, block_size: usize) -> Result<(), AppError> {
         for (name, split) in [("training", &self.train), ("validation", &self.val)] {
             let Split::Tokens(tokens) = split else { continue };
             if tokens.len() <= block_size {
                 let reason = format!(
-                    "too short: its {name} split has {} {}s, and block_size {block_size} takes at least {}",
-                    tokens.len(),
-                    self.tokenizer.unit(),
+                    "too short: its {name} split has {}, and block_size {block_size} takes at least {}",
+                    count(tokens.len(), self.tokenizer.unit()),
                     block_size + 1
                 );
                 return Err(AppError::contents(path, reason));
@@ -501,7 +527,7 @@ mod tests {
         assert!(read("[.bin").unwrap_err().starts_with("--data: "));
         let error = Corpus::read(&root).unwrap().check_length(&root, 1).unwrap_err().to_string();
         assert!(
-            error.ends_with("its validation split has 1 bytes, and block_size 1 takes at least 2"),
+            error.ends_with("its validation split has 1 byte, and block_size 1 takes at least 2"),
             "{error}"
         );
         fs::write(root.join("x_val_000000.bin"), "").unwrap();

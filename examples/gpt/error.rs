@@ -32,6 +32,14 @@ pub enum AppError {
     #[error("{} holds {found}; {hint}", path.display())]
     Exists { path: PathBuf, found: &'static str, hint: &'static str },
 
+    /// A model where adapters belong to another.
+    #[error(
+        "{} belongs to another model than {}, whose fingerprint is {found} and not {expected}; with --resume, \
+         --init-from says where a base has moved to",
+        adapters.display(), base.display()
+    )]
+    OtherBase { adapters: PathBuf, base: PathBuf, expected: String, found: String },
+
     /// A command-line argument that means nothing here.
     #[error("{argument}: {reason}")]
     Argument { argument: &'static str, reason: String },

@@ -3,18 +3,17 @@
 //!
 //! A layer `y = W x + b` with an adapter computes `W x + b + (alpha / rank) B A x`, A `[rank, in]`, B `[out, rank]`.
 //! B starts as zeros: the model starts as the one it was made from. A checkpoint of such a run holds A and B alone,
-//! and in its config the path of the model that they belong to; whoever only computes with it adds the product to W
+//! and the path and fingerprint of the model that they belong to; whoever only computes with it adds the product to W
 //! first.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use tilewright::{DType, Device, Tensor};
 
-use crate::checkpoint::{Checkpoint, Values};
+use crate::checkpoint::{Checkpoint, Header, Values};
 use crate::config::{Config, Flags};
 use crate::error::AppError;
 use crate::report::note;
-use crate::tokenizer::Tokenizer;
 
 /// The linear layers of a block, by their names in it.
 pub const TARGETS: [&str; 4] = ["attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj"];
@@ -66,20 +65,69 @@ pub fn is_adapter(name: &str) -> bool {
     name.ends_with(".lora_a") || name.ends_with(".lora_b")
 }
 
+/// A model that another starts from.
+pub struct Base {
+    pub path: PathBuf,
+    pub checkpoint: Checkpoint,
+    /// Of the checkpoint as it was on disk: neither merged nor cut.
+    pub fingerprint: String,
+}
+
+impl Base {
+    fn read(path: &Path) -> Result<Base, AppError> {
+        let checkpoint = Checkpoint::load(path)?;
+        let fingerprint = checkpoint.fingerprint();
+        Ok(Base { path: path.into(), checkpoint: merged(checkpoint, path)?, fingerprint })
+    }
+
+    /// What the adapters with this header, read from `path`, belong to.
+    ///
+    /// # Errors
+    /// Another model in its place.
+    pub fn of(header: &Header, path: &Path) -> Result<Base, AppError> {
+        let base = Base::read(Path::new(&header.config.init_from))?;
+        match &header.base {
+            Some(expected) if *expected != base.fingerprint => Err(AppError::OtherBase {
+                adapters: path.into(),
+                base: base.path,
+                expected: expected.clone(),
+                found: base.fingerprint,
+            }),
+            _ => Ok(base.cut(header.config.block_size)),
+        }
+    }
+
+    /// With no more positions than `block_size`.
+    fn cut(mut self, block_size: usize) -> Base {
+        if let Some(Values { shape, data }) = self.checkpoint.tensors.get_mut(POSITIONS)
+            && shape[0] > block_size
+        {
+            data.truncate(block_size * shape[1]);
+            shape[0] = block_size;
+        }
+        self
+    }
+}
+
+/// The path of a checkpoint as one that outlives the directory that the run was started in.
+pub fn absolute(path: &str) -> Result<String, AppError> {
+    let path = Path::new(path);
+    Ok(path.canonicalize().map_err(AppError::io("read", path))?.to_string_lossy().into_owned())
+}
+
 /// Makes `config` one of a run that starts from the model that it names, if it names one: the sizes become that
-/// model's. Returns the tokenizer that the data must have.
+/// model's. Returns the model, whose tokenizer the data must have.
 ///
 /// # Errors
 /// A checkpoint that cannot be read; a flag that asks for other sizes, but for a shorter context.
-pub fn start(config: &mut Config, flags: &Flags) -> Result<Option<Tokenizer>, AppError> {
+pub fn start(config: &mut Config, flags: &Flags) -> Result<Option<Base>, AppError> {
     if config.init_from.is_empty() {
         return Ok(None);
     }
     let path = Path::new(&config.init_from);
-    // The checkpoint outlives the directory that the run was started in.
-    let whole = path.canonicalize().map_err(AppError::io("read", path))?.to_string_lossy().into_owned();
-    let header = Checkpoint::load(path)?.header;
-    let base = header.config;
+    let whole = absolute(&config.init_from)?;
+    let start = Base::read(path)?;
+    let base = &start.checkpoint.header.config;
     let sizes: [(&'static str, String, String); 6] = [
         ("n_layer", config.n_layer.to_string(), base.n_layer.to_string()),
         ("n_head", config.n_head.to_string(), base.n_head.to_string()),
@@ -119,30 +167,20 @@ pub fn start(config: &mut Config, flags: &Flags) -> Result<Option<Tokenizer>, Ap
         reason,
     })?;
     note(format_args!("starting from {}", config.init_from));
-    Ok(Some(header.tokenizer))
-}
-
-/// The model that a config starts from, with as many positions as the config has.
-pub fn base(config: &Config) -> Result<Checkpoint, AppError> {
-    let path = Path::new(&config.init_from);
-    let mut base = load(path)?;
-    if let Some(Values { shape, data }) = base.tensors.get_mut(POSITIONS)
-        && shape[0] > config.block_size
-    {
-        data.truncate(config.block_size * shape[1]);
-        shape[0] = config.block_size;
-    }
-    Ok(base)
+    Ok(Some(start.cut(config.block_size)))
 }
 
 /// A checkpoint to compute with: one of adapters is merged with the model that they belong to.
 pub fn load(path: &Path) -> Result<Checkpoint, AppError> {
-    let checkpoint = Checkpoint::load(path)?;
+    merged(Checkpoint::load(path)?, path)
+}
+
+fn merged(checkpoint: Checkpoint, path: &Path) -> Result<Checkpoint, AppError> {
     match lora(&checkpoint.header.config, path)? {
         None => Ok(checkpoint),
         Some(lora) => {
-            let base = base(&checkpoint.header.config)?;
-            merge(checkpoint, base, &lora, path)
+            let base = Base::of(&checkpoint.header, path)?;
+            merge(checkpoint, base.checkpoint, &lora, path)
         }
     }
 }
@@ -170,7 +208,7 @@ fn merge(adapters: Checkpoint, base: Checkpoint, lora: &Lora, path: &Path) -> Re
     if let Some(name) = left.keys().next() {
         return Err(AppError::contents(path, format!("tensor {name} has no place in the model")));
     }
-    header.config.lora_rank = 0;
+    (header.config.lora_rank, header.base) = (0, None);
     Ok(Checkpoint { header, tensors })
 }
 
@@ -188,6 +226,7 @@ mod tests {
     use crate::hugging_face::tests::{fixture, gpt2};
     use crate::model::Gpt;
     use crate::tests::{alone, devices, scratch};
+    use crate::tokenizer::Tokenizer;
 
     /// The fixture's model as a checkpoint.
     fn base_checkpoint(folder: &Path) -> String {
@@ -195,17 +234,18 @@ mod tests {
         let tokenizer = Tokenizer::load(&fixture().join("tokenizer.json")).unwrap();
         let sizes = "--n-layer 2 --n-head 4 --n-embd 32 --block-size 24 --vocab-size 100 --bias --activation gelu_tanh";
         let config = config(&sizes.split(' ').collect::<Vec<_>>());
-        let header = Header { config, tokenizer, step: 0, val_loss: f32::NAN };
+        let header = Header { config, tokenizer, step: 0, val_loss: f32::NAN, base: None };
         Checkpoint { header, tensors: gpt2(&Device::Cpu).values(&[]).unwrap() }.save(&path).unwrap();
         path.to_str().unwrap().to_owned()
     }
 
-    /// The config of a run with these flags from the fixture's model.
-    fn started(base: &str, line: &str) -> Config {
+    /// The config of a run with these flags from the fixture's model, and that run's model at its start.
+    fn started(base: &str, line: &str, device: &Device) -> (Config, Gpt) {
         let line: Vec<&str> = line.split_whitespace().chain(["--init-from", base]).collect();
         let mut config = config(&line);
-        start(&mut config, &flags(&line)).unwrap();
-        config
+        let base = start(&mut config, &flags(&line)).unwrap();
+        let model = Gpt::new(&config, 97, base, device).unwrap();
+        (config, model)
     }
 
     fn batch(device: &Device) -> Batch {
@@ -227,10 +267,10 @@ mod tests {
         let folder = scratch("lora");
         let base = base_checkpoint(&folder);
         let all = TARGETS.join(",");
-        let config = started(&base, &format!("--lora-rank 4 --lora-alpha 6 --lora-targets {all}"));
+        let line = format!("--lora-rank 4 --lora-alpha 6 --lora-targets {all}");
         for device in devices() {
             let _alone = alone();
-            let model = Gpt::new(&config, 97, device).unwrap();
+            let (config, model) = started(&base, &line, device);
             // Two blocks of four adapted layers, 4 (in + out) each.
             assert_eq!(model.parameter_count(), 2 * 4 * (128 + 64 + 160 + 160));
             assert!(model.parameters().iter().all(|(name, _)| is_adapter(name)));
@@ -243,10 +283,11 @@ mod tests {
             let unmerged = losses(&model, device);
             assert!(largest_difference(&unmerged, &before) > 0.1, "{device}: the adapters do something");
             let header = Header {
-                config: config.clone(),
+                config,
                 tokenizer: Checkpoint::load(Path::new(&base)).unwrap().header.tokenizer,
                 step: 1,
                 val_loss: f32::NAN,
+                base: model.base().map(Into::into),
             };
             let path = folder.join("adapters.safetensors");
             Checkpoint { header, tensors: model.values(&[]).unwrap() }.save(&path).unwrap();
@@ -265,8 +306,23 @@ mod tests {
         other.save(&folder.join("other.safetensors")).unwrap();
         let error = load(&folder.join("other.safetensors")).err().unwrap().to_string();
         assert!(error.ends_with("attn.c_proj.lora_a has no place in the model"), "{error}");
+        // Nor is another model in the place of theirs.
+        let adapters = folder.join("adapters.safetensors");
+        let mut changed = Checkpoint::load(Path::new(&base)).unwrap();
+        changed.tensors.get_mut(POSITIONS).unwrap().data[0] += 1.0;
+        changed.save(Path::new(&base)).unwrap();
+        let as_it_is = |path: &Path| {
+            Gpt::from_checkpoint(Checkpoint::load(path).unwrap(), path, &Device::Cpu).err().unwrap()
+        };
+        for error in [load(&adapters).err().unwrap(), as_it_is(&adapters)] {
+            assert!(matches!(error, AppError::OtherBase { .. }), "{error}");
+            let (of, than) = (adapters.to_string_lossy(), fs::canonicalize(&base).unwrap());
+            let expected =
+                format!("{of} belongs to another model than {}, whose fingerprint is ", than.display());
+            assert!(error.to_string().starts_with(&expected), "{error}");
+        }
         fs::remove_file(&base).unwrap();
-        let error = load(&folder.join("adapters.safetensors")).err().unwrap().to_string();
+        let error = load(&adapters).err().unwrap().to_string();
         assert!(error.starts_with("cannot read ") && error.contains("base.safetensors"), "{error}");
     }
 
@@ -276,21 +332,54 @@ mod tests {
         train: crate::train::TrainArgs,
     }
 
-    #[test]
-    fn a_run_of_adapters_learns_answers_and_saves_nothing_else() {
-        let folder = scratch("lora-run");
-        let base = base_checkpoint(&folder);
+    /// The folder of a run of adapters beside the folder's base that learns answers.
+    fn train(folder: &Path, out: &str, more: &str) -> Result<PathBuf, AppError> {
         let answers = folder.join("answers.jsonl");
         let line = |i: usize| format!("{{\"prompt\": \"{i}?\", \"response\": \"yes\"}}\n");
         fs::write(&answers, (0..30).map(line).collect::<String>()).unwrap();
-        let out = folder.join("run");
-        let flags = "gpt --device cpu --lora-rank 4 --max-iters 200 --warmup-iters 5 --learning-rate 1e-2 \
-                     --batch-size 4 --eval-interval 50 --eval-iters 1 --block-size 8";
-        let paths = [("--init-from", base.as_ref()), ("--data", answers.as_path()), ("--out", out.as_path())];
+        let (base, out) = (folder.join("base.safetensors"), folder.join(out));
+        let flags = "gpt --device cpu --lora-rank 4 --warmup-iters 5 --learning-rate 1e-2 --batch-size 4 \
+                     --eval-interval 50 --eval-iters 1 --block-size 8";
+        let paths = [("--init-from", &base), ("--data", &answers), ("--out", &out)];
         let paths = paths.iter().flat_map(|(flag, path)| [flag.to_string(), path.display().to_string()]);
-        let line = flags.split_whitespace().map(str::to_owned).chain(paths);
+        let flags = flags.split_whitespace().chain(more.split_whitespace()).map(str::to_owned);
+        let line = <Cli as clap::Parser>::parse_from(flags.chain(paths));
         let _alone = alone();
-        crate::train::run(&<Cli as clap::Parser>::parse_from(line).train, &mut std::io::sink()).unwrap();
+        crate::train::run(&line.train, &mut std::io::sink())?;
+        Ok(out)
+    }
+
+    #[test]
+    fn a_resumed_run_of_adapters_ends_in_the_same_bits() {
+        let folder = scratch("lora-resume");
+        let base = base_checkpoint(&folder);
+        for dtype in ["float32", "bfloat16"] {
+            let more = format!("--overwrite --dtype {dtype} --lora-dropout 0.2 --dropout 0.1");
+            let whole = train(&folder, "whole", &format!("{more} --max-iters 7")).unwrap();
+            let cut = train(&folder, "cut", &format!("{more} --max-iters 2")).unwrap();
+            // Flags that a config was started with may stand there again.
+            for steps in [5, 7] {
+                train(&folder, "cut", &format!("--resume --max-iters {steps}")).unwrap();
+            }
+            let saved =
+                |out: &Path, name| fs::read(out.join("checkpoints/step-00000007").join(name)).unwrap();
+            for name in ["model.safetensors", "optimizer.safetensors"] {
+                assert!(saved(&cut, name) == saved(&whole, name), "{dtype}: {name}");
+            }
+        }
+        // Another model in the base's place.
+        let mut changed = Checkpoint::load(Path::new(&base)).unwrap();
+        changed.tensors.get_mut(POSITIONS).unwrap().data[0] += 1.0;
+        changed.save(Path::new(&base)).unwrap();
+        let error = train(&folder, "cut", "--resume --max-iters 9").unwrap_err();
+        assert!(matches!(error, AppError::OtherBase { .. }), "{error}");
+    }
+
+    #[test]
+    fn a_run_of_adapters_learns_answers_and_saves_nothing_else() {
+        let folder = scratch("lora-run");
+        base_checkpoint(&folder);
+        let out = train(&folder, "run", "--max-iters 200").unwrap();
 
         let checkpoint = out.join("checkpoint.safetensors");
         let saved = Checkpoint::load(&checkpoint).unwrap();
@@ -301,15 +390,13 @@ mod tests {
         let first: serde_json::Value = serde_json::from_str(log.lines().next().unwrap()).unwrap();
         let (before, after) = (first["loss"].as_f64().unwrap(), saved.header.val_loss);
         assert!(before > 3.0 && after < 1.2, "from {before} to {after}");
-        let mut text = Vec::new();
         let sampling = Sampling {
             temperature: 0.0,
             stop: vec!["<|endoftext|>".into()],
             max_new_tokens: 6,
             ..Default::default()
         };
-        generate::generate(&checkpoint, "77?", sampling, &Device::Cpu, &mut text).unwrap();
-        assert_eq!(String::from_utf8(text).unwrap(), "77?yes\n");
+        assert_eq!(generate::continued(&checkpoint, "77?", sampling).unwrap(), "77?yes\n");
     }
 
     #[test]
@@ -318,7 +405,7 @@ mod tests {
         let base = base_checkpoint(&folder);
         let _alone = alone();
         let device = Device::Cpu;
-        let model = Gpt::new(&started(&base, "--lora-rank 2 --lora-targets mlp.c_fc"), 97, &device).unwrap();
+        let model = started(&base, "--lora-rank 2 --lora-targets mlp.c_fc", &device).1;
         let loss = |model: &Gpt| model.scaled_loss(&batch(&device), 1.0).unwrap();
         loss(&model).backward().unwrap();
         let names: Vec<&str> = model.parameters().iter().map(|(name, _)| name.as_str()).collect();
@@ -329,7 +416,7 @@ mod tests {
         assert!(grad(0).iter().all(|&x| x == 0.0), "A has no gradient while B is zero");
         assert!(grad(1).iter().any(|&x| x != 0.0));
 
-        let dropped = Gpt::new(&started(&base, "--lora-rank 2 --lora-dropout 0.5"), 97, &device).unwrap();
+        let dropped = started(&base, "--lora-rank 2 --lora-dropout 0.5", &device).1;
         for (_, var) in dropped.parameters() {
             var.set(&Tensor::randn(0.0, 0.3, var.shape(), DType::F32, &device).unwrap()).unwrap();
         }
@@ -343,12 +430,12 @@ mod tests {
     fn a_run_takes_its_sizes_from_where_it_starts() {
         let folder = scratch("lora-start");
         let base = base_checkpoint(&folder);
-        let config = started(&base, "--block-size 10 --learning-rate 1e-4 --dropout 0.1");
+        let _alone = alone();
+        let line = "--block-size 10 --learning-rate 1e-4 --dropout 0.1";
+        let (config, model) = started(&base, line, &Device::Cpu);
         assert_eq!((config.n_layer, config.n_embd, config.block_size, config.bias), (2, 32, 10, true));
         assert_eq!((config.learning_rate, config.dropout), (1e-4, 0.1));
         assert!(Path::new(&config.init_from).is_absolute());
-        let _alone = alone();
-        let model = Gpt::new(&config, 97, &Device::Cpu).unwrap();
         let whole = gpt2(&Device::Cpu);
         let (short, whole) = (model.values(&[]).unwrap(), whole.values(&[]).unwrap());
         assert_eq!(short[POSITIONS].data, whole[POSITIONS].data[..320]);
@@ -356,7 +443,7 @@ mod tests {
 
         let error = |line: &str| {
             let line: Vec<&str> = line.split(' ').chain(["--init-from", &base]).collect();
-            start(&mut crate::config::tests::config(&line), &flags(&line)).unwrap_err().to_string()
+            start(&mut crate::config::tests::config(&line), &flags(&line)).err().unwrap().to_string()
         };
         assert!(error("--n-layer 3").starts_with("--n-layer: config key `n_layer` is 3, and that of "));
         assert!(
@@ -366,7 +453,8 @@ mod tests {
         let mut nowhere = crate::config::tests::config(&["--init-from", "nowhere"]);
         assert!(
             start(&mut nowhere, &Flags::default())
-                .unwrap_err()
+                .err()
+                .unwrap()
                 .to_string()
                 .starts_with("cannot read nowhere")
         );

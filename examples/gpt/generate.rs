@@ -76,21 +76,30 @@ pub fn run(args: &GenerateArgs, output: &mut impl Write) -> Result<(), AppError>
     Ok(())
 }
 
-/// Writes `prompt` and its continuation by the model of a checkpoint to `output`.
-pub fn generate(
-    checkpoint: &Path,
+/// Writes `prompt` and its continuation by a model to `output`.
+pub fn write(
+    model: &Gpt,
+    tokenizer: &Tokenizer,
     prompt: &str,
     sampling: Sampling,
     device: &Device,
     output: &mut impl Write,
 ) -> Result<(), AppError> {
     sampling.check()?;
-    let loaded = finetune::load(checkpoint)?;
-    let tokenizer = loaded.header.tokenizer.clone();
-    let model = Gpt::from_checkpoint(loaded, checkpoint, device)?;
-    let writer = Writer { model: &model, tokenizer: &tokenizer, sampling, device, cached: true };
+    let writer = Writer { model, tokenizer, sampling, device, cached: true };
     writer.write(&[prompt.to_owned()], output)?;
     Ok(())
+}
+
+/// What a checkpoint's model writes after `prompt`, with it.
+#[cfg(test)]
+pub fn continued(checkpoint: &Path, prompt: &str, sampling: Sampling) -> Result<String, AppError> {
+    let loaded = finetune::load(checkpoint)?;
+    let tokenizer = loaded.header.tokenizer.clone();
+    let model = Gpt::from_checkpoint(loaded, checkpoint, &Device::Cpu)?;
+    let mut text = Vec::new();
+    write(&model, &tokenizer, prompt, sampling, &Device::Cpu, &mut text)?;
+    Ok(String::from_utf8_lossy(&text).into_owned())
 }
 
 /// Writes `text` at once.

@@ -249,7 +249,7 @@ mod tests {
     fn a_checkpoint_says_what_it_is() {
         let path = scratch("info").join("checkpoint.safetensors");
         let config = crate::config::tests::config(&["--n-layer", "2", "--n-embd", "32", "--bias"]);
-        let header = Header { config, tokenizer: Tokenizer::Bytes, step: 7, val_loss: 1.25 };
+        let header = Header { config, tokenizer: Tokenizer::Bytes, step: 7, val_loss: 1.25, base: None };
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         let tensors = gpt2(&Device::Cpu).values(&[]).unwrap();
         Checkpoint { header, tensors }.save(&path).unwrap();

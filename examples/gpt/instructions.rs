@@ -89,6 +89,11 @@ impl Example {
         self.learned.resize(self.ids.len(), learned);
     }
 
+    /// Its tokens.
+    pub fn len(&self) -> usize {
+        self.ids.len()
+    }
+
     /// Inputs and targets of `block_size` each. Of a longer example the end is taken, which the answer is in; a
     /// shorter one is filled up with what has no target.
     pub fn block(&self, block_size: usize) -> (Vec<u32>, Vec<u32>) {
@@ -203,6 +208,8 @@ mod tests {
         let corpus = Corpus::read_with(&path, &tokenizer).unwrap();
         assert_eq!((corpus.train.len(), corpus.val.len()), (18, 2));
         corpus.check_length(&path, 16).unwrap();
+        let tokens: usize = read(&path, Some(&tokenizer)).unwrap().1.iter().map(Example::len).sum();
+        assert_eq!(corpus.size(), format!("20 examples ({tokens} tokens)"));
         let model = gpt2(&Device::Cpu);
         let blocks = Blocks::new(&corpus.train, 6, 16);
         let batch = blocks.random(&mut Random::new(1, Draw::Train), &Device::Cpu).unwrap();
@@ -227,8 +234,7 @@ mod tests {
         fs::write(&path, line(1)).unwrap();
         let error = Corpus::read_with(&path, &tokenizer).err().unwrap().to_string();
         assert!(
-            error
-                .ends_with("x.jsonl: holds 1 examples; at least 2 are needed, the last tenth for validation"),
+            error.ends_with("x.jsonl: holds 1 example; at least 2 are needed, the last tenth for validation"),
             "{error}"
         );
     }

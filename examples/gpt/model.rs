@@ -15,7 +15,7 @@ use crate::checkpoint::{Checkpoint, Values};
 use crate::config::{Activation, Config};
 use crate::data::{Batch, IGNORED};
 use crate::error::AppError;
-use crate::finetune::{self, Lora};
+use crate::finetune::{self, Base, Lora};
 
 /// What keeps a norm's division finite.
 pub const NORM_EPS: f64 = 1e-5;
@@ -209,13 +209,16 @@ pub struct Gpt {
     dropout: f64,
     recompute: bool,
     parameters: Vec<(String, Var)>,
+    /// Of adapters: the fingerprint of the model that they stand beside.
+    base: Option<String>,
 }
 
 impl Gpt {
-    /// A model to train, for `ids` token ids: with the values of the checkpoint that the config starts from, and where it has
-    /// none, with fresh ones from the device's random numbers.
-    pub fn new(config: &Config, ids: usize, device: &Device) -> Result<Gpt, AppError> {
-        let mut start = Start::of(config)?;
+    /// A model to train, for `ids` token ids: with the values of the model that it starts from, and where that has none, with
+    /// fresh ones from the device's random numbers.
+    pub fn new(config: &Config, ids: usize, base: Option<Base>, device: &Device) -> Result<Gpt, AppError> {
+        let fingerprint = base.as_ref().map(|base| base.fingerprint.clone());
+        let mut start = base.map(Start::from);
         let model = Gpt::build(config, ids, &mut |name, shape, init| {
             if let (Some(start), false) = (&mut start, finetune::is_adapter(name)) {
                 return start.tensor(name, shape, device);
@@ -227,17 +230,20 @@ impl Gpt {
             })
         })?;
         start.map_or(Ok(()), Start::finish)?;
-        Ok(model)
+        Ok(Gpt { base: fingerprint.filter(|_| config.lora_rank > 0), ..model })
     }
 
     /// The model of a checkpoint read from `path`; one of adapters stands beside the model that its config starts from.
     ///
     /// # Errors
-    /// A tensor that is missing, has another shape, or has no place in the model of that config.
+    /// A tensor that is missing, has another shape, or has no place in the model of that config; adapters of another model
+    /// than the one that is there.
     pub fn from_checkpoint(checkpoint: Checkpoint, path: &Path, device: &Device) -> Result<Gpt, AppError> {
         let Checkpoint { header, tensors } = checkpoint;
         let mut own = Start { path: path.into(), tensors };
-        let mut frozen = if header.config.lora_rank > 0 { Start::of(&header.config)? } else { None };
+        let base = (header.config.lora_rank > 0).then(|| Base::of(&header, path)).transpose()?;
+        let fingerprint = base.as_ref().map(|base| base.fingerprint.clone());
+        let mut frozen = base.map(Start::from);
         let model = Gpt::build(&header.config, header.tokenizer.len(), &mut |name, shape, _| match frozen
             .as_mut()
             .filter(|_| !finetune::is_adapter(name))
@@ -247,7 +253,7 @@ impl Gpt {
         })?;
         own.finish()?;
         frozen.map_or(Ok(()), Start::finish)?;
-        Ok(model)
+        Ok(Gpt { base: fingerprint, ..model })
     }
 
     /// The model whose parameters have the `values` that are given for each name and shape.
@@ -306,7 +312,13 @@ impl Gpt {
             dropout: config.dropout,
             recompute: config.recompute,
             parameters: b.parameters,
+            base: None,
         })
+    }
+
+    /// Of adapters, the fingerprint of the model that they stand beside.
+    pub fn base(&self) -> Option<&str> {
+        self.base.as_deref()
     }
 
     /// Every parameter that is trained, once, with its name. The output layer is the token embedding itself.
@@ -458,16 +470,13 @@ struct Start {
     tensors: BTreeMap<String, Values>,
 }
 
-impl Start {
-    /// Of the checkpoint that a config starts from, if it does.
-    fn of(config: &Config) -> Result<Option<Start>, AppError> {
-        if config.init_from.is_empty() {
-            return Ok(None);
-        }
-        let tensors = finetune::base(config)?.tensors;
-        Ok(Some(Start { path: PathBuf::from(&config.init_from), tensors }))
+impl From<Base> for Start {
+    fn from(base: Base) -> Self {
+        Start { path: base.path, tensors: base.checkpoint.tensors }
     }
+}
 
+impl Start {
     fn tensor(&mut self, name: &str, shape: &[usize], device: &Device) -> Result<Tensor, AppError> {
         let wrong = |reason| AppError::contents(&self.path, reason);
         let Values { shape: found, data } =
@@ -520,12 +529,12 @@ mod tests {
 
     fn model() -> Gpt {
         let _alone = crate::tests::alone();
-        Gpt::new(&tiny(), 5, &Device::Cpu).unwrap()
+        Gpt::new(&tiny(), 5, None, &Device::Cpu).unwrap()
     }
 
     fn checkpoint(model: &Gpt) -> Checkpoint {
         let tokenizer = Tokenizer::Characters("abcde".to_owned().into());
-        let header = Header { config: tiny(), tokenizer, step: 1, val_loss: f32::NAN };
+        let header = Header { config: tiny(), tokenizer, step: 1, val_loss: f32::NAN, base: None };
         Checkpoint { header, tensors: model.values(&[]).unwrap() }
     }
 
@@ -585,7 +594,7 @@ mod tests {
         };
         let here = {
             let _alone = crate::tests::alone();
-            Gpt::new(&config, 1, &Device::Cpu).unwrap()
+            Gpt::new(&config, 1, None, &Device::Cpu).unwrap()
         };
         let device = Device::wgpu("software").unwrap();
         let header = Header {
@@ -593,6 +602,7 @@ mod tests {
             tokenizer: Tokenizer::Characters("a".to_owned().into()),
             step: 0,
             val_loss: f32::NAN,
+            base: None,
         };
         let copy = Checkpoint { header, tensors: here.values(&[]).unwrap() };
         let there = Gpt::from_checkpoint(copy, Path::new("x"), &device).unwrap();

@@ -119,6 +119,11 @@ pub fn note(line: fmt::Arguments<'_>) {
     }
 }
 
+/// A number of things, with the ending that it asks for: `1 file`, `2 files`.
+pub fn count(number: usize, thing: &str) -> String {
+    format!("{number} {thing}{}", if number == 1 { "" } else { "s" })
+}
+
 /// The progress bar; without a terminal, a line for every evaluation.
 pub struct Progress {
     bar: ProgressBar,

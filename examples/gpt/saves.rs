@@ -26,7 +26,7 @@ const PART: &str = ".part";
 /// What a save says besides tensors, the config and the step.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct State {
-    /// What `--data` named, and the tokens of both splits: with others a run cannot go on.
+    /// What `--data` named, and the tokens or examples of both splits: with others a run cannot go on.
     pub data: PathBuf,
     pub train_tokens: usize,
     pub val_tokens: usize,
@@ -89,10 +89,11 @@ impl Snapshot {
             return Ok(());
         }
         let reason = format!(
-            "not what the run has learned from: it has {} and {} tokens to train and to validate with, and had {} and {}, \
+            "not what the run has learned from: it has {} and {} {} to train and to validate with, and had {} and {}, \
              or another tokenizer",
             corpus.train.len(),
             corpus.val.len(),
+            corpus.train.unit(),
             train_tokens,
             val_tokens
         );
@@ -204,6 +205,7 @@ pub mod tests {
             tokenizer: Tokenizer::Bytes,
             step,
             val_loss: f32::NAN,
+            base: None,
         };
         let values = |x: f32| Values { shape: vec![2], data: vec![x, f32::MIN_POSITIVE] };
         let state = State {

@@ -21,7 +21,7 @@ use crate::interrupt;
 use crate::model::Gpt;
 use crate::outliers::Window;
 use crate::profile::Profiler;
-use crate::report::{Evaluation, History, Log, Progress, Skip, Step, note};
+use crate::report::{Evaluation, History, Log, Progress, Skip, Step, count, note};
 use crate::saves::{Best, Saves, Snapshot, State};
 use crate::tensorboard::{self, Events};
 use crate::tokenizer::Tokenizer;
@@ -93,16 +93,16 @@ pub fn run(args: &TrainArgs, output: &mut impl Write) -> Result<(), AppError> {
     if let Some((snapshot, path)) = &snapshot {
         config = config::resume(&snapshot.model.header.config, &args.flags, path)?;
         data = data.or(Some(snapshot.state.data.clone()));
+        if args.flags.has("init_from") {
+            config.init_from = finetune::absolute(&config.init_from)?;
+        }
     }
     let data = data.unwrap_or_else(own_sources);
-    let tokenizer = match &snapshot {
-        Some((snapshot, _)) => {
-            (!config.init_from.is_empty()).then(|| snapshot.model.header.tokenizer.clone())
-        }
-        None => finetune::start(&mut config, &args.flags)?,
-    };
-    let corpus = match tokenizer {
-        Some(tokenizer) => Corpus::read_with(&data, &tokenizer)?,
+    let base = if snapshot.is_none() { finetune::start(&mut config, &args.flags)? } else { None };
+    let start = base.as_ref().map(|base| &base.checkpoint);
+    let start = start.or(snapshot.as_ref().map(|(snapshot, _)| &snapshot.model));
+    let corpus = match start.filter(|_| !config.init_from.is_empty()) {
+        Some(start) => Corpus::read_with(&data, &start.header.tokenizer)?,
         None => Corpus::read(&data)?,
     };
     corpus.check_length(&data, config.block_size)?;
@@ -120,7 +120,7 @@ pub fn run(args: &TrainArgs, output: &mut impl Write) -> Result<(), AppError> {
     let mut trainer = match snapshot {
         None => {
             device.set_seed(config.seed);
-            let model = Gpt::new(&config, ids, &device)?;
+            let model = Gpt::new(&config, ids, base, &device)?;
             saves.clear()?;
             Trainer::new(config, &corpus, &data, model, device, &out, [0, 0])?
         }
@@ -136,9 +136,9 @@ pub fn run(args: &TrainArgs, output: &mut impl Write) -> Result<(), AppError> {
         }
     };
     note(format_args!(
-        "{} {unit}s in {} files of {} ({}); {:.2} million parameters; on {}",
-        corpus.train.len() + corpus.val.len(),
-        corpus.files,
+        "{} in {} of {} ({}); {:.2} million parameters; on {}",
+        corpus.size(),
+        count(corpus.files, "file"),
         data.display(),
         corpus.tokenizer,
         trainer.model.parameter_count() as f64 / 1e6,
@@ -179,7 +179,10 @@ pub fn run(args: &TrainArgs, output: &mut impl Write) -> Result<(), AppError> {
     }
     let mut files = vec![trainer.checkpoint.clone(), out.join(LOG), plot, out.join(REPORT)];
     if trainer.config.sample_tokens > 0 {
-        let text = trainer.sample(trainer.config.sample_tokens)?;
+        // By the model that was kept, as it is on disk.
+        let kept = finetune::load(&trainer.checkpoint)?;
+        let kept = Gpt::from_checkpoint(kept, &trainer.checkpoint, &trainer.device)?;
+        let text = trainer.sample(&kept, trainer.config.sample_tokens)?;
         let sample = out.join("sample.txt");
         fs::write(&sample, &text).map_err(AppError::io("write", &sample))?;
         summary.push_str(&format!("A sample:\n{}\n\n", text.trim()));
@@ -266,6 +269,8 @@ struct Trainer {
     peak_flops: Option<f64>,
     out: PathBuf,
     data: PathBuf,
+    /// What the data holds, in words.
+    data_size: String,
     /// The best model so far, or with `always_save_checkpoint` the last one evaluated.
     checkpoint: PathBuf,
     saves: Saves,
@@ -315,6 +320,7 @@ impl Trainer {
             peak_flops: peak.map(|peak| peak * 1e12),
             out: out.to_path_buf(),
             data: data.to_path_buf(),
+            data_size: corpus.size(),
             checkpoint: out.join("checkpoint.safetensors"),
             saves: saves(out),
             best: None,
@@ -410,7 +416,7 @@ impl Trainer {
             let mut sample = None;
             if let Some(Evaluation { val_loss, .. }) = evaluation {
                 if self.judge(val_loss)? && self.config.sample_tokens > 0 {
-                    sample = Some(self.sample(self.config.sample_tokens.div_ceil(4))?);
+                    sample = Some(self.sample(&self.model, self.config.sample_tokens.div_ceil(4))?);
                 }
                 stop = stop.or_else(|| self.stop());
             }
@@ -481,8 +487,8 @@ impl Trainer {
         Ok(keep)
     }
 
-    /// Text by the model that was kept last.
-    fn sample(&self, tokens: usize) -> Result<String, AppError> {
+    /// Text by a model.
+    fn sample(&self, model: &Gpt, tokens: usize) -> Result<String, AppError> {
         let sampling = Sampling {
             max_new_tokens: tokens,
             temperature: 0.8,
@@ -491,7 +497,7 @@ impl Trainer {
             ..Sampling::default()
         };
         let mut text = Vec::new();
-        generate::generate(&self.checkpoint, "", sampling, &self.device, &mut text)?;
+        generate::write(model, &self.tokenizer, "", sampling, &self.device, &mut text)?;
         Ok(String::from_utf8_lossy(&text).into_owned())
     }
 
@@ -499,7 +505,7 @@ impl Trainer {
     fn report(&self) -> Result<(), AppError> {
         let unit = self.tokenizer.unit();
         let mut facts = vec![
-            ("Data", format!("{}, {} {unit}s", self.data.display(), self.train.size() + self.val.size())),
+            ("Data", format!("{}, {}", self.data.display(), self.data_size)),
             ("Parameters", self.model.parameter_count().to_string()),
             ("Device", self.device.to_string()),
             ("Steps", format!("{}, with {} {unit}s; {} left out", self.step, self.tokens, self.skipped)),
@@ -581,7 +587,8 @@ impl Trainer {
     /// The model as it is, with its masters.
     fn checkpoint(&self, val_loss: f32) -> Result<Checkpoint, AppError> {
         let (config, tokenizer) = (self.config.clone(), self.tokenizer.clone());
-        let header = Header { config, tokenizer, step: self.step, val_loss };
+        let base = self.model.base().map(Into::into);
+        let header = Header { config, tokenizer, step: self.step, val_loss, base };
         let masters: Vec<_> = self.optimizer.vars().cloned().zip(self.optimizer.masters()?).collect();
         Ok(Checkpoint { header, tensors: self.model.values(&masters)? })
     }
@@ -704,11 +711,9 @@ mod tests {
         assert!(fs::metadata(out.join(tensorboard::FILE)).unwrap().len() > 40 * 100);
 
         let checkpoint = out.join("checkpoint.safetensors");
-        let mut text = Vec::new();
         let sampling =
             Sampling { max_new_tokens: 20, temperature: 0.8, top_k: 200, seed: 1, ..Sampling::default() };
-        generate::generate(&checkpoint, "the c", sampling, &Device::Cpu, &mut text).unwrap();
-        let text = String::from_utf8(text).unwrap();
+        let text = generate::continued(&checkpoint, "the c", sampling).unwrap();
         assert!(text.starts_with("the c") && text.chars().count() == 26, "{text:?}");
         fs::remove_dir_all(directory).unwrap();
     }
@@ -758,9 +763,8 @@ mod tests {
             assert!(data.iter().any(|x| x.to_bits() & 0xFFF != 0), "{dtype}: not one value needs f32");
             let sampling =
                 Sampling { max_new_tokens: 20, temperature: 0.0, top_k: 200, seed: 1, ..Sampling::default() };
-            let mut text = Vec::new();
-            generate::generate(&path, "the c", sampling, &Device::Cpu, &mut text).unwrap();
-            assert_eq!(String::from_utf8(text).unwrap().chars().count(), 26);
+            let text = generate::continued(&path, "the c", sampling).unwrap();
+            assert_eq!(text.chars().count(), 26);
         }
         fs::remove_dir_all(directory).unwrap();
     }
@@ -1081,7 +1085,7 @@ mod tests {
     fn weight_decay_is_for_matrices_and_embeddings() {
         let config = crate::config::tests::config(&["--n-layer", "1", "--bias"]);
         let _alone = alone();
-        let model = Gpt::new(&config, 5, &Device::Cpu).unwrap();
+        let model = Gpt::new(&config, 5, None, &Device::Cpu).unwrap();
         let decayed = |name: &str| !name.ends_with(".bias") && !name.contains(".ln_");
         let groups = parameter_groups(&config, &model);
         for (name, var) in model.parameters() {
@@ -1179,7 +1183,7 @@ mod tests {
         let corpus = Corpus::read(&directory).unwrap();
         let device = crate::device(device).unwrap();
         device.set_seed(config.seed);
-        let model = Gpt::new(&config, corpus.tokenizer.len(), &device).unwrap();
+        let model = Gpt::new(&config, corpus.tokenizer.len(), None, &device).unwrap();
         let schedule = config.schedule();
         let mut trainer =
             Trainer::new(config, &corpus, &directory, model, device, &directory, [0, 0]).unwrap();

@@ -9,7 +9,7 @@ use tilewright::Device;
 use super::loss::Rows;
 use crate::error::AppError;
 use crate::model::Gpt;
-use crate::report::note;
+use crate::report::{count, note};
 use crate::tokenizer::Tokenizer;
 
 /// A line of the file. Other keys are passed over.
@@ -49,7 +49,10 @@ impl Question {
                 serde_json::from_str(text).map_err(|e| wrong(format!("not a question: {e}")))?;
             let Question { label, endings, .. } = &question;
             if *label >= endings.len() {
-                return Err(wrong(format!("its label is {label}, and it has {} endings", endings.len())));
+                return Err(wrong(format!(
+                    "its label is {label}, and it has {}",
+                    count(endings.len(), "ending")
+                )));
             }
             questions.push(Question { line, ..question });
         }
@@ -60,15 +63,15 @@ impl Question {
     }
 }
 
-/// The first `count` questions of a file with their right endings, to be put before others.
-pub fn shots(path: &Path, count: usize) -> Result<String, AppError> {
+/// The first `shots` questions of a file with their right endings, to be put before others.
+pub fn shots(path: &Path, shots: usize) -> Result<String, AppError> {
     let questions = Question::read(path)?;
-    if questions.len() < count {
-        let reason = format!("holds {} questions, and --shots is {count}", questions.len());
+    if questions.len() < shots {
+        let reason = format!("holds {}, and --shots is {shots}", count(questions.len(), "question"));
         return Err(AppError::contents(path, reason));
     }
     let shot = |question: &Question| format!("{} {}\n\n", question.context, question.endings[question.label]);
-    Ok(questions[..count].iter().map(shot).collect())
+    Ok(questions[..shots].iter().map(shot).collect())
 }
 
 /// What went wrong with a question.

@@ -164,7 +164,7 @@ mod tests {
         let tokenizer = Tokenizer::load(&fixture().join("tokenizer.json")).unwrap();
         let flags = "--n-layer 2 --n-head 4 --n-embd 32 --block-size 24 --vocab-size 100 --bias --activation gelu_tanh";
         let config = config(&flags.split(' ').collect::<Vec<_>>());
-        let header = Header { config, tokenizer, step: 0, val_loss: f32::NAN };
+        let header = Header { config, tokenizer, step: 0, val_loss: f32::NAN, base: None };
         Checkpoint { header, tensors: gpt2(&Device::Cpu).values(&[]).unwrap() }.save(&path).unwrap();
         path.to_str().unwrap().to_owned()
     }
@@ -183,11 +183,11 @@ mod tests {
         let config = config(&["--n-layer", "1", "--n-embd", "16", "--n-head", "2", "--block-size", "16"]);
         let mut tensors = {
             let _alone = alone();
-            Gpt::new(&config, 257, &Device::Cpu).unwrap().values(&[]).unwrap()
+            Gpt::new(&config, 257, None, &Device::Cpu).unwrap().values(&[]).unwrap()
         };
         // Every logit is zero then.
         tensors.get_mut("transformer.wte.weight").unwrap().data.fill(0.0);
-        let header = Header { config, tokenizer: Tokenizer::Bytes, step: 0, val_loss: f32::NAN };
+        let header = Header { config, tokenizer: Tokenizer::Bytes, step: 0, val_loss: f32::NAN, base: None };
         let path = folder.join("zero.safetensors");
         Checkpoint { header, tensors }.save(&path).unwrap();
         let text = folder.join("text.txt");
@@ -303,7 +303,7 @@ mod tests {
         };
         assert!(error("a.jsonl", "{\"ctx\": 3}").contains("a.jsonl, line 1: not a question: "));
         let bad = r#"{"ctx": "a", "endings": ["b"], "label": 1}"#;
-        assert!(error("b.jsonl", bad).ends_with("b.jsonl, line 1: its label is 1, and it has 1 endings"));
+        assert!(error("b.jsonl", bad).ends_with("b.jsonl, line 1: its label is 1, and it has 1 ending"));
         let long =
             format!("\n{}", serde_json::json!({ "ctx": "a", "endings": ["b".repeat(30)], "label": 0 }));
         let message = error("d.jsonl", &long);
@@ -313,7 +313,7 @@ mod tests {
         );
         assert!(error("e.jsonl", "").ends_with("e.jsonl: holds no questions"));
         let line = ["--checkpoint", &checkpoint, "--choices", &one, "--shots", "2", "--shots-from", &shots];
-        assert!(evaluated(&line).unwrap_err().ends_with("shots.jsonl: holds 1 questions, and --shots is 2"));
+        assert!(evaluated(&line).unwrap_err().ends_with("shots.jsonl: holds 1 question, and --shots is 2"));
         assert!(evaluated(&["--choices", &one, "--shots", "1"]).unwrap_err().contains("needs --shots-from"));
         assert!(evaluated(&[]).unwrap_err().contains("required"));
     }

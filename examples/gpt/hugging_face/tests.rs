@@ -317,8 +317,8 @@ fn characters(text: &str) -> Checkpoint {
     let tokenizer = Tokenizer::Characters(text.to_owned().into());
     let _alone = alone();
     Device::Cpu.set_seed(3);
-    let model = Gpt::new(&config, tokenizer.len(), &Device::Cpu).unwrap();
-    let header = Header { config, tokenizer, step: 5, val_loss: 1.0 };
+    let model = Gpt::new(&config, tokenizer.len(), None, &Device::Cpu).unwrap();
+    let header = Header { config, tokenizer, step: 5, val_loss: 1.0, base: None };
     Checkpoint { header, tensors: model.values(&[]).unwrap() }
 }
 
@@ -374,7 +374,7 @@ fn transformers_loads_what_is_exported_and_continues_it_alike() {
         checkpoint.header.tokenizer = Tokenizer::Bytes;
         checkpoint.header.config.vocab_size = 0;
         let _alone = alone();
-        let model = Gpt::new(&checkpoint.header.config, 257, &Device::Cpu).unwrap();
+        let model = Gpt::new(&checkpoint.header.config, 257, None, &Device::Cpu).unwrap();
         Checkpoint { tensors: model.values(&[]).unwrap(), ..checkpoint }
     };
     let cases = [
