@@ -1,18 +1,20 @@
 //! A model on disk: one safetensors file that holds the parameters, the config and the tokenizer.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
-use std::fs::{self, File};
 use std::hash::Hasher;
-use std::io::{self, Write};
-use std::path::Path;
+use std::io::{BufWriter, Write};
+use std::path::{Path, PathBuf};
 
-use safetensors::tensor::TensorView;
-use safetensors::{Dtype, SafeTensors};
+use safetensors::tensor::{Metadata, TensorInfo, View};
+use safetensors::{Dtype, SafeTensorError, SafeTensors};
 use serde::{Deserialize, Deserializer, Serialize};
+use tilewright::{Device, Tensor};
 use twox_hash::XxHash3_64;
 
 use crate::config::Config;
 use crate::error::AppError;
+use crate::files::{map, write_atomically};
 use crate::tokenizer::Tokenizer;
 
 /// The metadata key of the header. One key, since safetensors writes several in no fixed order.
@@ -45,6 +47,24 @@ pub struct Values {
     pub data: Vec<f32>,
 }
 
+impl View for &Values {
+    fn dtype(&self) -> Dtype {
+        Dtype::F32
+    }
+
+    fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    fn data(&self) -> Cow<'_, [u8]> {
+        self.data.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<u8>>().into()
+    }
+
+    fn data_len(&self) -> usize {
+        4 * self.data.len()
+    }
+}
+
 pub struct Checkpoint {
     pub header: Header,
     pub tensors: BTreeMap<String, Values>,
@@ -55,7 +75,7 @@ impl Checkpoint {
     pub fn save(&self, path: &Path) -> Result<(), AppError> {
         let header = serde_json::to_string(&self.header)
             .map_err(|e| AppError::contents(path, format!("cannot encode the header: {e}")))?;
-        write_tensors(path, &self.tensors, Some(HashMap::from([(HEADER.to_owned(), header)])))
+        write_tensors(path, &self.tensors, Texts::from([(HEADER.to_owned(), header)]))
     }
 
     /// # Errors
@@ -90,32 +110,76 @@ impl Checkpoint {
     }
 }
 
-/// What a safetensors file says beside its tensors.
-type Metadata = HashMap<String, String>;
+/// The tensors of a file, to be taken one by one.
+pub struct Stored {
+    pub path: PathBuf,
+    pub tensors: BTreeMap<String, Values>,
+}
 
-/// Writes a safetensors file of f32, or leaves the one that is there as it was.
-pub fn write_tensors(
+impl Stored {
+    /// # Errors
+    /// A tensor that is missing or has another shape.
+    pub fn tensor(&mut self, name: &str, shape: &[usize], device: &Device) -> Result<Tensor, AppError> {
+        let wrong = |reason| AppError::contents(&self.path, reason);
+        let Values { shape: found, data } =
+            self.tensors.remove(name).ok_or_else(|| wrong(format!("tensor {name} is missing")))?;
+        if found != shape {
+            return Err(wrong(format!("tensor {name} has shape {found:?}, expected {shape:?}")));
+        }
+        Ok(Tensor::from_vec(data, shape, device)?)
+    }
+
+    /// Refuses what is left.
+    pub fn finish(self) -> Result<(), AppError> {
+        match self.tensors.keys().next() {
+            Some(name) => {
+                Err(AppError::contents(&self.path, format!("tensor {name} has no place in the model")))
+            }
+            None => Ok(()),
+        }
+    }
+}
+
+/// What a safetensors file says beside its tensors.
+type Texts = HashMap<String, String>;
+
+/// Writes a safetensors file, one tensor after the other, or leaves the one that is there as it was. (The library's own
+/// `serialize_to_file` does not wait for the disk and lets nobody else read the file.)
+pub fn write_tensors<V: View>(
     path: &Path,
-    tensors: &BTreeMap<String, Values>,
-    metadata: Option<Metadata>,
+    tensors: impl IntoIterator<Item = (impl Into<String>, V)>,
+    texts: Texts,
 ) -> Result<(), AppError> {
-    let bytes: Vec<(&str, Vec<u8>)> = tensors
-        .iter()
-        .map(|(name, values)| (name.as_str(), values.data.iter().flat_map(|v| v.to_le_bytes()).collect()))
-        .collect();
-    let views = tensors.values().zip(&bytes).map(|(values, (name, bytes))| {
-        TensorView::new(Dtype::F32, values.shape.clone(), bytes).map(|view| (*name, view))
-    });
-    let encoded = views
-        .collect::<Result<Vec<_>, _>>()
-        .and_then(|views| safetensors::serialize(views, metadata))
-        .map_err(|e| AppError::contents(path, format!("cannot encode the tensors: {e}")))?;
-    write_atomically(path, |file| file.write_all(&encoded)).map_err(AppError::io("write", path))
+    let mut end = 0;
+    let mut infos = Vec::new();
+    let mut views = Vec::new();
+    for (name, view) in tensors {
+        let data_offsets = (end, end + view.data_len());
+        end = data_offsets.1;
+        infos.push((
+            name.into(),
+            TensorInfo { dtype: view.dtype(), shape: view.shape().to_vec(), data_offsets },
+        ));
+        views.push(view);
+    }
+    let texts = (!texts.is_empty()).then_some(texts);
+    let header = Metadata::new(texts, infos).and_then(|header| Ok(serde_json::to_vec(&header)?));
+    let mut header = header
+        .map_err(|e: SafeTensorError| AppError::contents(path, format!("cannot encode the tensors: {e}")))?;
+    header.resize(header.len().next_multiple_of(8), b' ');
+    write_atomically(path, |file| {
+        let mut file = BufWriter::new(file);
+        file.write_all(&(header.len() as u64).to_le_bytes())?;
+        file.write_all(&header)?;
+        views.iter().try_for_each(|view| file.write_all(&view.data()))?;
+        file.flush()
+    })
+    .map_err(AppError::io("write", path))
 }
 
 /// The metadata and the tensors, all of f32, of a safetensors file.
-pub fn read_tensors(path: &Path) -> Result<(Metadata, BTreeMap<String, Values>), AppError> {
-    let bytes = fs::read(path).map_err(AppError::io("read", path))?;
+pub fn read_tensors(path: &Path) -> Result<(Texts, BTreeMap<String, Values>), AppError> {
+    let bytes = map(path)?;
     let damaged = |e| AppError::contents(path, format!("not a readable safetensors file: {e}"));
     let (_, metadata) = SafeTensors::read_metadata(&bytes).map_err(damaged)?;
     let file = SafeTensors::deserialize(&bytes).map_err(damaged)?;
@@ -132,33 +196,11 @@ pub fn read_tensors(path: &Path) -> Result<(Metadata, BTreeMap<String, Values>),
     Ok((metadata.metadata().clone().unwrap_or_default(), tensors))
 }
 
-/// Writes a file beside `path` and renames it there once it is safely on disk: a crash or a full disk
-/// at any moment leaves either the old file or the new one, whole.
-pub fn write_atomically(path: &Path, write: impl FnOnce(&mut File) -> io::Result<()>) -> io::Result<()> {
-    let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(format!(".{}.part", std::process::id()));
-    let temporary = path.with_file_name(name);
-    let written = File::create(&temporary).and_then(|mut file| {
-        write(&mut file)?;
-        file.sync_all()
-    });
-    if let Err(e) = written.and_then(|()| fs::rename(&temporary, path)) {
-        // The first error is the one to report; a leftover is only untidy.
-        let _ = fs::remove_file(&temporary);
-        return Err(e);
-    }
-    sync_directory(path.parent().unwrap_or(Path::new("")))
-}
-
-/// Has a directory's names on disk, without which a rename in it does not last. Only Unix opens directories as files.
-pub fn sync_directory(path: &Path) -> io::Result<()> {
-    let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
-    if cfg!(unix) { File::open(path)?.sync_all() } else { Ok(()) }
-}
-
 #[cfg(test)]
 mod tests {
-    use std::path::PathBuf;
+    use safetensors::tensor::TensorView;
+    use std::fs::{self, File};
+    use std::io;
 
     use super::*;
     use crate::config::tests::config;

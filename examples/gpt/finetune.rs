@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use tilewright::{DType, Device, Tensor};
 
-use crate::checkpoint::{Checkpoint, Header, Values};
+use crate::checkpoint::{Checkpoint, Header, Stored, Values};
 use crate::config::{Config, Flags};
 use crate::error::AppError;
 use crate::report::note;
@@ -71,6 +71,12 @@ pub struct Base {
     pub checkpoint: Checkpoint,
     /// Of the checkpoint as it was on disk: neither merged nor cut.
     pub fingerprint: String,
+}
+
+impl From<Base> for Stored {
+    fn from(base: Base) -> Self {
+        Stored { path: base.path, tensors: base.checkpoint.tensors }
+    }
 }
 
 impl Base {

@@ -57,6 +57,9 @@ pub fn run(args: &GenerateArgs, output: &mut impl Write) -> Result<(), AppError>
     if let Some(path) = &args.prompts {
         let text = fs::read_to_string(path).map_err(AppError::io("read", path))?;
         prompts.extend(text.lines().map(str::to_owned));
+        if prompts.is_empty() {
+            return Err(AppError::contents(path, "holds no prompt"));
+        }
     }
     if prompts.is_empty() {
         prompts.push(String::new());

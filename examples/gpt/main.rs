@@ -10,15 +10,16 @@
 //!
 //! `prepare` turns text into `shards` of tokens, by a `tokenizer`. `config` says what a run is told, `data` turns text, shards or
 //! `instructions` into batches, `model` is the network, `finetune` where it may start, `train` the loop around it, `checkpoint`
-//! the model on disk, `saves` what a run goes on from, `generate` text from a model by the choices of `sampling`, `eval` what it
-//! is worth, `hugging_face` the way to and from GPT-2 as others keep it, `info` what there is to run on, `profile` what steps
-//! cost, `report` the rest of what a run writes.
+//! the model on disk, `saves` what a run goes on from, `files` how they appear whole, `generate` text from a model by the
+//! choices of `sampling`, `eval` what it is worth, `hugging_face` the way to and from GPT-2 as others keep it, `info` what there
+//! is to run on, `profile` what steps cost, `report` the rest of what a run writes.
 
 mod checkpoint;
 mod config;
 mod data;
 mod error;
 mod eval;
+mod files;
 mod finetune;
 mod flops;
 mod generate;
@@ -30,6 +31,8 @@ mod model;
 mod outliers;
 mod prepare;
 mod profile;
+#[cfg(test)]
+mod refusals;
 mod report;
 mod sampling;
 mod saves;
@@ -84,9 +87,19 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
-    let output = &mut io::stdout().lock();
-    let result = match &cli.command {
+    match run(&Cli::parse(), &mut io::stdout().lock()) {
+        Ok(()) => ExitCode::SUCCESS,
+        // Whoever read our output has seen enough.
+        Err(AppError::Io { source, .. }) if source.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+        Err(error) => {
+            report::note(format_args!("error: {error}"));
+            error.exit_code()
+        }
+    }
+}
+
+fn run(cli: &Cli, output: &mut impl io::Write) -> Result<(), AppError> {
+    match &cli.command {
         None => train(&cli.train, output),
         Some(Command::Prepare(args)) => prepare::run(args, output),
         Some(Command::Tokenizer(command)) => tokenizer::run(command),
@@ -96,15 +109,6 @@ fn main() -> ExitCode {
         Some(Command::Info(args)) => info::run(args, output),
         Some(Command::Import(args)) => hugging_face::run_import(args),
         Some(Command::Export(args)) => hugging_face::run_export(args),
-    };
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
-        // Whoever read our output has seen enough.
-        Err(AppError::Io { source, .. }) if source.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
-        Err(error) => {
-            report::note(format_args!("error: {error}"));
-            error.exit_code()
-        }
     }
 }
 
@@ -233,6 +237,38 @@ pub mod tests {
         let _ = std::fs::remove_dir_all(&path);
         std::fs::create_dir_all(&path).unwrap();
         Scratch(path)
+    }
+
+    /// The words of a command line, for [`a_program_of_its_own`].
+    const LINE: &str = "TILEWRIGHT_TEST_LINE";
+
+    /// No test by itself: the process that [`program`] starts.
+    #[test]
+    #[ignore = "a program for other tests"]
+    fn a_program_of_its_own() {
+        let Ok(line) = std::env::var(LINE) else { return };
+        let code = run(&Cli::parse_from(line.lines()), &mut io::stdout()).map_or_else(
+            |error| {
+                let _ = writeln!(io::stderr(), "error: {error}");
+                if matches!(error, AppError::Interrupted { .. }) { interrupt::EXIT_CODE.into() } else { 1 }
+            },
+            |()| 0,
+        );
+        std::process::exit(code);
+    }
+
+    /// This program in a process of its own, which may write files of so many bytes.
+    #[cfg(unix)]
+    pub fn program(line: &[String], longest_file: Option<u64>) -> std::process::Command {
+        // Without the trap the first byte too many would end the process.
+        let limit = longest_file
+            .map_or_else(String::new, |bytes| format!("trap '' XFSZ; ulimit -f {};", bytes / 512));
+        let mut command = std::process::Command::new("sh");
+        command.args(["-c", &format!("{limit} exec \"$0\" \"$@\"")]).arg(std::env::current_exe().unwrap());
+        command.args(["--exact", "tests::a_program_of_its_own", "--ignored", "--nocapture"]);
+        command.env(LINE, line.join("\n")).env("RAYON_NUM_THREADS", "1");
+        command.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::piped());
+        command
     }
 
     #[test]

@@ -5,13 +5,13 @@
 //! worth 0.14 nats after shakespeare-char-cpu's 2000 steps over the 0.02 that nanoGPT has at any width.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use tilewright::{
     AttentionOptions, CrossEntropyOptions, D, DType, Device, Reduction, Tensor, Var, checkpoint,
 };
 
-use crate::checkpoint::{Checkpoint, Values};
+use crate::checkpoint::{Checkpoint, Stored, Values};
 use crate::config::{Activation, Config};
 use crate::data::{Batch, IGNORED};
 use crate::error::AppError;
@@ -218,7 +218,7 @@ impl Gpt {
     /// fresh ones from the device's random numbers.
     pub fn new(config: &Config, ids: usize, base: Option<Base>, device: &Device) -> Result<Gpt, AppError> {
         let fingerprint = base.as_ref().map(|base| base.fingerprint.clone());
-        let mut start = base.map(Start::from);
+        let mut start = base.map(Stored::from);
         let model = Gpt::build(config, ids, &mut |name, shape, init| {
             if let (Some(start), false) = (&mut start, finetune::is_adapter(name)) {
                 return start.tensor(name, shape, device);
@@ -229,7 +229,7 @@ impl Gpt {
                 Init::Ones => Tensor::ones(shape, DType::F32, device)?,
             })
         })?;
-        start.map_or(Ok(()), Start::finish)?;
+        start.map_or(Ok(()), Stored::finish)?;
         Ok(Gpt { base: fingerprint.filter(|_| config.lora_rank > 0), ..model })
     }
 
@@ -240,10 +240,10 @@ impl Gpt {
     /// than the one that is there.
     pub fn from_checkpoint(checkpoint: Checkpoint, path: &Path, device: &Device) -> Result<Gpt, AppError> {
         let Checkpoint { header, tensors } = checkpoint;
-        let mut own = Start { path: path.into(), tensors };
+        let mut own = Stored { path: path.into(), tensors };
         let base = (header.config.lora_rank > 0).then(|| Base::of(&header, path)).transpose()?;
         let fingerprint = base.as_ref().map(|base| base.fingerprint.clone());
-        let mut frozen = base.map(Start::from);
+        let mut frozen = base.map(Stored::from);
         let model = Gpt::build(&header.config, header.tokenizer.len(), &mut |name, shape, _| match frozen
             .as_mut()
             .filter(|_| !finetune::is_adapter(name))
@@ -252,7 +252,7 @@ impl Gpt {
             None => own.tensor(name, shape, device),
         })?;
         own.finish()?;
-        frozen.map_or(Ok(()), Start::finish)?;
+        frozen.map_or(Ok(()), Stored::finish)?;
         Ok(Gpt { base: fingerprint, ..model })
     }
 
@@ -461,40 +461,6 @@ impl Gpt {
         let options = AttentionOptions { causal: true, ..Default::default() };
         let y = qkv.narrow(0, 0, 1)?.attention(&known(0)?, &known(1)?, &options)?;
         y.transpose(1, 2)?.reshape((1, t, self.heads * size))
-    }
-}
-
-/// The tensors of a checkpoint, to be taken one by one.
-struct Start {
-    path: PathBuf,
-    tensors: BTreeMap<String, Values>,
-}
-
-impl From<Base> for Start {
-    fn from(base: Base) -> Self {
-        Start { path: base.path, tensors: base.checkpoint.tensors }
-    }
-}
-
-impl Start {
-    fn tensor(&mut self, name: &str, shape: &[usize], device: &Device) -> Result<Tensor, AppError> {
-        let wrong = |reason| AppError::contents(&self.path, reason);
-        let Values { shape: found, data } =
-            self.tensors.remove(name).ok_or_else(|| wrong(format!("tensor {name} is missing")))?;
-        if found != shape {
-            return Err(wrong(format!("tensor {name} has shape {found:?}, expected {shape:?}")));
-        }
-        Ok(Tensor::from_vec(data, shape, device)?)
-    }
-
-    /// Refuses what is left.
-    fn finish(self) -> Result<(), AppError> {
-        match self.tensors.keys().next() {
-            Some(name) => {
-                Err(AppError::contents(&self.path, format!("tensor {name} has no place in the model")))
-            }
-            None => Ok(()),
-        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! What a run tells: the log, the progress bar, the loss plot.
 
 use std::fmt;
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::checkpoint::nan_if_null;
 use crate::error::AppError;
+use crate::files;
 
 /// One training step: a line of the log.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -214,7 +215,7 @@ impl History {
     pub fn plot(&self, title: &str, unit: &str, path: &Path) -> Result<(), AppError> {
         let picture = draw(title, &format!("loss (nats per {unit})"), &self.losses())
             .map_err(|e| AppError::contents(path, format!("cannot draw the plot: {e}")))?;
-        fs::write(path, picture).map_err(AppError::io("write", path))
+        files::write(path, picture)
     }
 
     /// Writes a page that shows the run and needs no other file; `facts` are what stands above the charts.
@@ -272,7 +273,7 @@ impl History {
         for (step, sample) in samples {
             page += &format!("<h2>Sample after step {step}</h2>\n<pre>{}</pre>\n", escape(sample));
         }
-        fs::write(path, page).map_err(AppError::io("write", path))
+        files::write(path, page)
     }
 }
 
@@ -344,6 +345,8 @@ fn short(value: f64) -> String {
 
 #[cfg(test)]
 pub mod tests {
+    use std::fs;
+
     use super::*;
     use crate::tests::scratch;
 

@@ -4,16 +4,16 @@
 //! their place; `optimizer.safetensors`, AdamW's moments; and `state.json`, all that is not a tensor. It is written under
 //! another name, has reached the disk when it gets its own, and loses that before it is removed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::checkpoint::{self, Checkpoint, Values, sync_directory, write_atomically};
+use crate::checkpoint::{self, Checkpoint, Stored, Values};
 use crate::data::Corpus;
 use crate::error::AppError;
+use crate::files::{sync_directory, write_json};
 use crate::outliers::Window;
 
 const MODEL: &str = "model.safetensors";
@@ -81,6 +81,16 @@ impl Snapshot {
         Ok(Snapshot { model: Checkpoint::load(&folder.join(MODEL))?, moments, state })
     }
 
+    /// The parameters' masters, of a snapshot loaded from `folder`.
+    pub fn masters(&self, folder: &Path) -> Stored {
+        Stored { path: folder.join(MODEL), tensors: self.model.tensors.clone() }
+    }
+
+    /// The moments, likewise, which are taken out.
+    pub fn take_moments(&mut self, folder: &Path) -> Stored {
+        Stored { path: folder.join(OPTIMIZER), tensors: std::mem::take(&mut self.moments) }
+    }
+
     /// Refuses to go on with other data.
     pub fn check(&self, corpus: &Corpus, data: &Path) -> Result<(), AppError> {
         let State { train_tokens, val_tokens, .. } = self.state;
@@ -102,11 +112,8 @@ impl Snapshot {
 
     fn write(&self, folder: &Path) -> Result<(), AppError> {
         self.model.save(&folder.join(MODEL))?;
-        checkpoint::write_tensors(&folder.join(OPTIMIZER), &self.moments, None)?;
-        let path = folder.join(STATE);
-        let state = serde_json::to_vec_pretty(&self.state)
-            .map_err(|e| AppError::contents(&path, format!("cannot encode the state: {e}")))?;
-        write_atomically(&path, |file| file.write_all(&state)).map_err(AppError::io("write", &path))
+        checkpoint::write_tensors(&folder.join(OPTIMIZER), &self.moments, HashMap::new())?;
+        write_json(&folder.join(STATE), &self.state)
     }
 }
 

@@ -11,6 +11,7 @@ use memmap2::Mmap;
 use serde::{Deserialize, Serialize};
 
 use crate::error::AppError;
+use crate::files::map;
 
 const MAGIC: i32 = 20240520;
 const VERSION: i32 = 1;
@@ -34,10 +35,7 @@ impl Shard {
     /// A file that cannot be mapped, that is not a shard, or whose length is not what its header says.
     fn open(path: &Path) -> Result<Shard, AppError> {
         let wrong = |reason: String| AppError::contents(path, reason);
-        let file = File::open(path).map_err(AppError::io("read", path))?;
-        // SAFETY: the bytes are only ever copied out as plain integers, for which any value will do; that nobody cuts
-        // the file short meanwhile is asked of the user, as every program that maps files does.
-        let map = unsafe { Mmap::map(&file) }.map_err(AppError::io("map", path))?;
+        let map = map(path)?;
         let Some((fields, tokens)) = map.split_at_checked(HEADER_BYTES) else {
             return Err(wrong(format!(
                 "not a token shard: {} bytes are less than its header's 1024",

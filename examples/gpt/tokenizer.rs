@@ -16,8 +16,8 @@ use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
 use tokenizers::{AddedToken, SplitDelimiterBehavior, Tokenizer as HuggingFace};
 
-use crate::checkpoint::write_atomically;
 use crate::error::AppError;
+use crate::files::{self, make_room};
 use crate::prepare::{Input, InputArgs};
 use crate::report::note;
 
@@ -163,8 +163,7 @@ impl Tokenizer {
             own => serde_json::to_string(own),
         };
         let text = text.map_err(|e| AppError::contents(path, format!("cannot encode the tokenizer: {e}")))?;
-        write_atomically(path, |file| std::io::Write::write_all(file, text.as_bytes()))
-            .map_err(AppError::io("write", path))
+        files::write(path, text)
     }
 
     /// The number of ids; each is below it.
@@ -442,6 +441,8 @@ pub fn run(command: &TokenizerCommand) -> Result<(), AppError> {
         return Err(AppError::Exists { path: args.out.clone(), found, hint });
     }
     let mut input = Input::open(&args.input)?;
+    // Before the work, so that it is not in vain.
+    make_room(&args.out)?;
     let mut left = args.sample_mb.saturating_mul(1_000_000);
     let mut failure = None;
     let texts = std::iter::from_fn(|| {
@@ -463,9 +464,6 @@ pub fn run(command: &TokenizerCommand) -> Result<(), AppError> {
     let tokenizer = Tokenizer::HuggingFace(Box::new(tokenizer?));
     if tokenizer.len() == 257 {
         note(format_args!("no pair occurs {} times: the vocabulary is the bytes alone", args.min_frequency));
-    }
-    if let Some(directory) = args.out.parent() {
-        fs::create_dir_all(directory).map_err(AppError::io("create", directory))?;
     }
     tokenizer.save(&args.out)?;
     note(format_args!("{}: {} ids", args.out.display(), tokenizer.len()));

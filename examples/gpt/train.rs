@@ -10,10 +10,11 @@ use tilewright::optim::{AdamW, AdamWConfig, LossScaler, ParamGroup};
 use tilewright::random::Stream;
 use tilewright::{Device, Tensor, Var, no_grad};
 
-use crate::checkpoint::{Checkpoint, Header, Values};
+use crate::checkpoint::{Checkpoint, Header, Stored, Values};
 use crate::config::{self, Config, Flags, Optimizer, Precision};
 use crate::data::{Blocks, Corpus, Draw, Random};
 use crate::error::AppError;
+use crate::files;
 use crate::finetune;
 use crate::flops;
 use crate::generate::{self, Sampling};
@@ -127,11 +128,12 @@ pub fn run(args: &TrainArgs, output: &mut impl Write) -> Result<(), AppError> {
         Some((mut snapshot, path)) => {
             snapshot.check(&corpus, &data)?;
             snapshot.model.header.config = config.clone();
-            let (masters, header) = (snapshot.model.tensors.clone(), snapshot.model.header.clone());
-            let model = Gpt::from_checkpoint(snapshot.model, &path, &device)?;
+            let step = snapshot.model.header.step;
+            let (masters, moments) = (snapshot.masters(&path), snapshot.take_moments(&path));
+            let model = Gpt::from_checkpoint(snapshot.model, &masters.path, &device)?;
             let written = [snapshot.state.log_bytes, snapshot.state.event_bytes];
             let mut trainer = Trainer::new(config, &corpus, &data, model, device, &out, written)?;
-            trainer.restore(header.step, masters, snapshot.moments, snapshot.state, &path)?;
+            trainer.restore(step, masters, moments, snapshot.state)?;
             trainer
         }
     };
@@ -184,7 +186,7 @@ pub fn run(args: &TrainArgs, output: &mut impl Write) -> Result<(), AppError> {
         let kept = Gpt::from_checkpoint(kept, &trainer.checkpoint, &trainer.device)?;
         let text = trainer.sample(&kept, trainer.config.sample_tokens)?;
         let sample = out.join("sample.txt");
-        fs::write(&sample, &text).map_err(AppError::io("write", &sample))?;
+        files::write(&sample, &text)?;
         summary.push_str(&format!("A sample:\n{}\n\n", text.trim()));
         files.push(sample);
     }
@@ -336,29 +338,23 @@ impl Trainer {
         })
     }
 
-    /// Goes to where a save at `path` was made.
+    /// Goes to where a save was made.
     fn restore(
         &mut self,
         step: usize,
-        mut masters: BTreeMap<String, Values>,
-        mut moments: BTreeMap<String, Values>,
+        mut masters: Stored,
+        mut moments: Stored,
         state: State,
-        path: &Path,
     ) -> Result<(), AppError> {
-        let take = |from: &mut BTreeMap<String, Values>, name: &str| {
-            let missing = || AppError::contents(path, format!("tensor {name} is missing"));
-            let Values { shape, data } = from.remove(name).ok_or_else(missing)?;
-            Ok::<_, AppError>(Tensor::from_vec(data, shape, &Device::Cpu)?)
+        let parameters: Vec<_> = self.names().into_iter().zip(self.optimizer.vars().cloned()).collect();
+        let take = |from: &mut Stored, name: &str, var: &Var| from.tensor(name, var.dims(), &Device::Cpu);
+        let master = |(name, var): &(String, Var)| take(&mut masters, name, var);
+        let masters = parameters.iter().map(master).collect::<Result<Vec<_>, _>>()?;
+        let pair = |(name, var): &(String, Var)| {
+            let mut moment = |which| take(&mut moments, &format!("{which}.{name}"), var);
+            Ok((moment("first")?, moment("second")?))
         };
-        let names = self.names();
-        let masters = names.iter().map(|name| take(&mut masters, name)).collect::<Result<Vec<_>, _>>()?;
-        let pair = |name: &String| {
-            Ok((
-                take(&mut moments, &format!("first.{name}"))?,
-                take(&mut moments, &format!("second.{name}"))?,
-            ))
-        };
-        let moments = names.iter().map(pair).collect::<Result<Vec<_>, AppError>>()?;
+        let moments = parameters.iter().map(pair).collect::<Result<Vec<_>, AppError>>()?;
         self.optimizer.restore_masters(&masters)?;
         self.optimizer.restore(state.optimizer_steps, &moments)?;
         self.device.set_generator(Stream { seed: state.device_seed, offset: state.device_offset });
@@ -644,6 +640,8 @@ mod tests {
     use crate::saves;
     use crate::shards::tests::by_hand;
     use crate::tests::alone;
+    #[cfg(unix)]
+    use crate::tests::program;
 
     #[derive(Parser)]
     struct Cli {
@@ -927,38 +925,15 @@ mod tests {
         fs::remove_dir_all(directory).unwrap();
     }
 
-    const TRAINER: &str = "TILEWRIGHT_TEST_TRAINER";
-
-    /// No test by itself: the process that [`Process`] starts.
-    #[test]
-    #[ignore = "a trainer for other tests"]
-    fn a_trainer_of_its_own() {
-        let Ok(line) = std::env::var(TRAINER) else { return };
-        interrupt::watch().unwrap();
-        let ended = run(&Cli::parse_from(line.lines()).train, &mut std::io::sink());
-        let code = ended.map_or_else(
-            |error| {
-                let _ = writeln!(std::io::stderr(), "error: {error}");
-                if matches!(error, AppError::Interrupted { .. }) { interrupt::EXIT_CODE.into() } else { 1 }
-            },
-            |()| 0,
-        );
-        std::process::exit(code);
-    }
-
     /// A trainer in a process of its own, on `directory`'s text, with files in its folder `out`.
     #[cfg(unix)]
-    fn process(directory: &Path, out: &str, more: &str) -> std::process::Command {
+    fn process(directory: &Path, out: &str, more: &str, longest_file: Option<u64>) -> std::process::Command {
         let mut line: Vec<String> =
             TINY.split_whitespace().chain(more.split_whitespace()).map(Into::into).collect();
         for (flag, name) in [("--data", "text.txt"), ("--out", out)] {
             line.extend([flag.into(), directory.join(name).display().to_string()]);
         }
-        let mut command = std::process::Command::new(std::env::current_exe().unwrap());
-        command.args(["--exact", "train::tests::a_trainer_of_its_own", "--ignored", "--nocapture"]);
-        command.env(TRAINER, line.join("\n")).env("RAYON_NUM_THREADS", "1");
-        command.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::piped());
-        command
+        program(&line, longest_file)
     }
 
     /// Lines of the log, as far as it is written.
@@ -980,7 +955,7 @@ mod tests {
         let more =
             format!("--n-layer 1 --dropout 0.2 --max-iters {STEPS} --save-interval 3 --eval-interval 20");
         let whole = directory.join("whole");
-        assert!(process(&directory, "whole", &more).status().unwrap().success());
+        assert!(process(&directory, "whole", &more, None).status().unwrap().success());
 
         let out = directory.join("cut");
         let latest = || saves(&out).latest().unwrap();
@@ -988,7 +963,7 @@ mod tests {
         moments.sort_unstable();
         let (mut while_saving, mut last) = (0, None);
         for (kill, moment) in moments.into_iter().enumerate() {
-            let mut trainer = process(&directory, "cut", &format!("{more} --resume")).spawn().unwrap();
+            let mut trainer = process(&directory, "cut", &format!("{more} --resume"), None).spawn().unwrap();
             let parts =
                 || saves::tests::names(&out.join("checkpoints")).iter().any(|name| name.ends_with(".part"));
             let mut wait = |for_what: &dyn Fn() -> bool| {
@@ -1011,7 +986,7 @@ mod tests {
         }
         println!("{while_saving} of {KILLS} while a save was written");
         assert!(while_saving > 0);
-        assert!(process(&directory, "cut", &format!("{more} --resume")).status().unwrap().success());
+        assert!(process(&directory, "cut", &format!("{more} --resume"), None).status().unwrap().success());
         assert!(end(&out) == end(&whole), "seed {seed}");
         assert_eq!(losses(&out), losses(&whole));
         assert_eq!(
@@ -1033,13 +1008,7 @@ mod tests {
         let out = train(&directory, "cut", &format!("{more} --max-iters 2")).unwrap();
         let before = saves(&out).latest().unwrap();
         let size = fs::metadata(out.join("checkpoint.safetensors")).unwrap().len();
-        // Without the trap the first byte too many would end the process.
-        let command = process(&directory, "cut", more);
-        let mut limited = std::process::Command::new("sh");
-        limited.args(["-c", "trap '' XFSZ; ulimit -f $0; exec \"$@\"", &(size * 3 / 2 / 512).to_string()]);
-        limited.arg(command.get_program()).args(command.get_args());
-        limited.envs(command.get_envs().filter_map(|(key, value)| Some((key, value?))));
-        let output = limited.output().unwrap();
+        let output = process(&directory, "cut", more, Some(size * 3 / 2)).output().unwrap();
         let error = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(1), "{error}");
         assert!(
@@ -1060,7 +1029,7 @@ mod tests {
         let directory = scratch("interrupt");
         let more = "--max-iters 1000000 --eval-interval 1000000";
         let out = directory.join("run");
-        let trainer = process(&directory, "run", more).spawn().unwrap();
+        let trainer = process(&directory, "run", more, None).spawn().unwrap();
         while lines(&out) < 5 {
             std::thread::sleep(std::time::Duration::from_millis(1));
         }

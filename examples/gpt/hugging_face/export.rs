@@ -1,19 +1,22 @@
 //! `gpt export`: from a checkpoint to a folder that `transformers` loads.
 
 use std::borrow::Cow;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use safetensors::Dtype;
 use safetensors::tensor::View;
-use serde::Serialize;
 use serde_json::json;
+use tilewright::Device;
 
 use super::{CONFIG, Gpt2Config, MODEL, is_conv1d, transposed};
-use crate::checkpoint::{Checkpoint, Header, Values};
+use crate::checkpoint::{Checkpoint, Header, Values, write_tensors};
+use crate::config::Precision;
 use crate::error::AppError;
+use crate::files::write_json;
 use crate::finetune;
+use crate::model::Gpt;
 use crate::report::note;
 use crate::tokenizer::{self, Tokenizer};
 
@@ -45,28 +48,29 @@ pub fn run(args: &ExportArgs) -> Result<(), AppError> {
     Ok(())
 }
 
-/// A tensor as the file has it.
-struct Entry {
-    name: String,
-    values: Values,
+/// A parameter as the file has it.
+struct Entry<'a> {
+    values: Cow<'a, [f32]>,
     shape: Vec<usize>,
+    transposed: bool,
 }
 
-impl Entry {
-    fn new(name: String, values: Values) -> Entry {
-        let mut shape = values.shape.clone();
-        if is_conv1d(&name) {
+impl<'a> Entry<'a> {
+    fn new(name: &str, Values { shape, data }: &'a Values) -> Self {
+        let transposed = is_conv1d(name);
+        let mut shape = shape.clone();
+        if transposed {
             shape.reverse();
         }
-        Entry { name, values, shape }
+        Entry { values: data.into(), shape, transposed }
     }
 
-    fn zeros(name: String, size: usize) -> Entry {
-        Entry::new(name, Values { shape: vec![size], data: vec![0.0; size] })
+    fn zeros(size: usize) -> Self {
+        Entry { values: vec![0.0; size].into(), shape: vec![size], transposed: false }
     }
 }
 
-impl View for &Entry {
+impl View for Entry<'_> {
     fn dtype(&self) -> Dtype {
         Dtype::F32
     }
@@ -76,58 +80,51 @@ impl View for &Entry {
     }
 
     fn data(&self) -> Cow<'_, [u8]> {
-        let data = match (is_conv1d(&self.name), self.values.shape.as_slice()) {
-            (true, &[rows, columns]) => Cow::Owned(transposed(&self.values.data, rows, columns)),
-            _ => Cow::Borrowed(&self.values.data),
+        let values = match (self.transposed, self.shape.as_slice()) {
+            (true, &[rows, columns]) => Cow::Owned(transposed(&self.values, columns, rows)),
+            _ => Cow::Borrowed(&*self.values),
         };
-        data.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<u8>>().into()
+        values.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<u8>>().into()
     }
 
     fn data_len(&self) -> usize {
-        4 * self.values.data.len()
+        4 * self.values.len()
     }
 }
 
 /// Writes the model of a checkpoint read from `path` to `folder`.
 ///
 /// # Errors
-/// A folder that holds a model already or cannot be written; a checkpoint without a token embedding.
+/// A folder that holds a model already or cannot be written; a checkpoint that does not hold its config's model.
 pub fn write(checkpoint: Checkpoint, path: &Path, folder: &Path) -> Result<(), AppError> {
-    let Checkpoint { header, tensors } = checkpoint;
     let model = folder.join(MODEL);
     if model.exists() {
         let (found, hint) = ("a model", "remove it or choose another --out");
         return Err(AppError::Exists { path: folder.into(), found, hint });
     }
-    let embedding = tensors.get("transformer.wte.weight");
-    let rows = embedding
-        .map(|embedding| embedding.shape[0])
-        .ok_or_else(|| AppError::contents(path, "tensor transformer.wte.weight is missing"))?;
+    let mut header = checkpoint.header.clone();
+    header.config.dtype = Precision::Float32;
+    let checkpoint = Checkpoint { header: header.clone(), ..checkpoint };
+    let tensors = Gpt::from_checkpoint(checkpoint, path, &Device::Cpu)?.values(&[])?;
+    let rows = tensors["transformer.wte.weight"].shape[0];
     // GPT-2 has a bias beside every weight but those of the embeddings.
-    let mut entries = Vec::with_capacity(2 * tensors.len());
-    for (name, values) in tensors {
+    let mut entries = BTreeMap::new();
+    for (name, values) in &tensors {
         let layer =
             name.strip_suffix(".weight").filter(|layer| !layer.ends_with(".wte") && !layer.ends_with(".wpe"));
         if let Some(layer) = layer.filter(|_| !header.config.bias) {
-            entries.push(Entry::zeros(format!("{layer}.bias"), values.shape[0]));
+            entries.insert(format!("{layer}.bias"), Entry::zeros(values.shape[0]));
         }
-        entries.push(Entry::new(name, values));
+        entries.insert(name.clone(), Entry::new(name, values));
     }
 
     fs::create_dir_all(folder).map_err(AppError::io("create", folder))?;
-    // A name of its own until it is whole, and the config, without which there is no model, last.
-    let part = folder.join(format!("{MODEL}.part"));
-    let views = entries.iter().map(|entry| (entry.name.as_str(), entry));
-    let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
-    safetensors::serialize_to_file(views, Some(metadata), &part)
-        .map_err(|e| AppError::contents(&part, format!("cannot be written: {e}")))?;
-    fs::rename(&part, &model).map_err(AppError::io("write", &model))?;
     write_tokenizer(&header, folder)?;
-
     let end = end_of_text(&header.tokenizer);
-    let generation = json!({ "bos_token_id": end, "eos_token_id": end });
-    write_json(&folder.join("generation_config.json"), &generation)?;
-    write_json(&folder.join(CONFIG), &Gpt2Config::of(&header.config, rows, end))
+    write_json(&folder.join("generation_config.json"), &json!({ "bos_token_id": end, "eos_token_id": end }))?;
+    write_json(&folder.join(CONFIG), &Gpt2Config::of(&header.config, rows, end))?;
+    // Last, because it is what makes a folder one that holds a model.
+    write_tensors(&model, entries, HashMap::from([("format".to_owned(), "pt".to_owned())]))
 }
 
 /// The token after which `transformers` stops. That between lines is none.
@@ -151,9 +148,4 @@ fn write_tokenizer(header: &Header, folder: &Path) -> Result<(), AppError> {
         "clean_up_tokenization_spaces": false,
     });
     write_json(&folder.join("tokenizer_config.json"), &config)
-}
-
-fn write_json(path: &Path, value: &impl Serialize) -> Result<(), AppError> {
-    let text = serde_json::to_string_pretty(value).map_err(std::io::Error::from);
-    text.and_then(|text| fs::write(path, text)).map_err(AppError::io("write", path))
 }

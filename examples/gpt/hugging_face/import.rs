@@ -1,7 +1,7 @@
 //! `gpt import`: from a folder of `transformers`, or a model of the Hugging Face hub, to a checkpoint.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{self, File};
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use half::{bf16, f16};
@@ -14,6 +14,7 @@ use tilewright::Device;
 use super::{CONFIG, Gpt2Config, HEAD, INDEX, MODEL, PREFIX, is_conv1d, transposed};
 use crate::checkpoint::{Checkpoint, Header};
 use crate::error::AppError;
+use crate::files::{make_room, map};
 use crate::model::Gpt;
 use crate::report::note;
 use crate::tokenizer::{self, Tokenizer};
@@ -56,9 +57,7 @@ pub fn run(args: &ImportArgs) -> Result<(), AppError> {
         return Err(AppError::Exists { path: out, found, hint });
     }
     let checkpoint = read(&folder, args.tokenizer.as_deref())?;
-    if let Some(directory) = out.parent() {
-        fs::create_dir_all(directory).map_err(AppError::io("create", directory))?;
-    }
+    make_room(&out)?;
     checkpoint.save(&out)?;
     let parameters: usize = checkpoint.tensors.values().map(|values| values.data.len()).sum();
     note(format_args!(
@@ -196,14 +195,9 @@ impl Files {
             let reason = format!("holds neither {MODEL} nor {INDEX}");
             return Err(AppError::contents(folder, reason));
         };
-        let map = |path: PathBuf| {
-            let file = File::open(&path).map_err(AppError::io("read", &path))?;
-            // SAFETY: the bytes are only ever copied out as plain numbers, for which any value will do; that nobody cuts
-            // the file short meanwhile is asked of the user, as every program that maps files does.
-            let map = unsafe { Mmap::map(&file) }.map_err(AppError::io("map", &path))?;
-            Ok((path, map))
-        };
-        Ok(Files(paths.into_iter().map(map).collect::<Result<_, AppError>>()?))
+        Ok(Files(
+            paths.into_iter().map(|path| Ok((path.clone(), map(&path)?))).collect::<Result<_, AppError>>()?,
+        ))
     }
 
     /// All tensors with their files, under this program's names, without a head that is the token embedding.

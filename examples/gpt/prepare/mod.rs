@@ -28,8 +28,8 @@ pub use self::input::{Input, InputArgs};
 use self::quality::QualityArgs;
 use self::report::Report;
 use self::text::Form;
-use crate::checkpoint::write_atomically;
 use crate::error::AppError;
+use crate::files::write_json;
 use crate::generate::print;
 use crate::report::note;
 use crate::shards::{ShardWriter, WriterPosition};
@@ -388,7 +388,7 @@ impl Job {
             seen,
             report: self.report.clone(),
         };
-        write_json(&state, &self.out.join(STATE))
+        write_json(&self.out.join(STATE), &state)
     }
 
     /// Puts into the report what others count.
@@ -404,7 +404,7 @@ impl Job {
         self.train.finish()?;
         self.val.finish()?;
         self.complete_report();
-        write_json(&self.report, &self.out.join(REPORT))?;
+        write_json(&self.out.join(REPORT), &self.report)?;
         remove(&self.out.join(STATE))?;
         remove(&self.out.join(JOURNAL))?;
         Ok(self.report)
@@ -493,14 +493,6 @@ fn remove(path: &Path) -> Result<(), AppError> {
         Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(AppError::io("remove", path)(e)),
         _ => Ok(()),
     }
-}
-
-fn write_json(value: &impl Serialize, path: &Path) -> Result<(), AppError> {
-    write_atomically(path, |file| {
-        let text = serde_json::to_vec_pretty(value)?;
-        file.write_all(&text)
-    })
-    .map_err(AppError::io("write", path))
 }
 
 #[cfg(test)]
