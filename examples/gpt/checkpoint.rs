@@ -3,10 +3,10 @@
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 use std::hash::Hasher;
-use std::io::{BufWriter, Write};
+use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
-use safetensors::tensor::{Metadata, TensorInfo, View};
+use safetensors::tensor::{Metadata, TensorInfo};
 use safetensors::{Dtype, SafeTensorError, SafeTensors};
 use serde::{Deserialize, Deserializer, Serialize};
 use tilewright::{Device, Tensor};
@@ -47,37 +47,50 @@ pub struct Values {
     pub data: Vec<f32>,
 }
 
-impl View for &Values {
-    fn dtype(&self) -> Dtype {
-        Dtype::F32
-    }
+/// A tensor to be written: its values need not be on the host before it is its turn.
+pub trait Source {
+    fn shape(&self) -> &[usize];
 
+    /// In row-major order.
+    fn values(&self) -> tilewright::Result<Cow<'_, [f32]>>;
+}
+
+impl Source for Values {
     fn shape(&self) -> &[usize] {
         &self.shape
     }
 
-    fn data(&self) -> Cow<'_, [u8]> {
-        self.data.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<u8>>().into()
-    }
-
-    fn data_len(&self) -> usize {
-        4 * self.data.len()
+    fn values(&self) -> tilewright::Result<Cow<'_, [f32]>> {
+        Ok(self.data.as_slice().into())
     }
 }
 
-pub struct Checkpoint {
+impl Source for Tensor {
+    fn shape(&self) -> &[usize] {
+        self.dims()
+    }
+
+    fn values(&self) -> tilewright::Result<Cow<'_, [f32]>> {
+        Ok(self.to_vec()?.into())
+    }
+}
+
+/// A model with its tensors on the host, or, to be written, on its device.
+pub struct Checkpoint<T = Values> {
     pub header: Header,
-    pub tensors: BTreeMap<String, Values>,
+    pub tensors: BTreeMap<String, T>,
 }
 
-impl Checkpoint {
+impl<T: Source> Checkpoint<T> {
     /// Writes the file, or leaves the one that is there as it was.
     pub fn save(&self, path: &Path) -> Result<(), AppError> {
         let header = serde_json::to_string(&self.header)
             .map_err(|e| AppError::contents(path, format!("cannot encode the header: {e}")))?;
         write_tensors(path, &self.tensors, Texts::from([(HEADER.to_owned(), header)]))
     }
+}
 
+impl Checkpoint {
     /// # Errors
     /// An absent or unreadable file, one that is cut short or not a safetensors file, one that some
     /// other program made, or a header whose config makes no sense.
@@ -97,14 +110,11 @@ impl Checkpoint {
 
     /// What tells its tensors from others: a hash of their names, shapes and bits, and for adapters of their model's too.
     pub fn fingerprint(&self) -> String {
-        const NUMBERS: usize = 1 << 14;
         let mut hasher = XxHash3_64::new();
         hasher.write(self.header.base.as_deref().unwrap_or_default().as_bytes());
         for (name, Values { shape, data }) in &self.tensors {
             hasher.write(format!("{name} {shape:?}").as_bytes());
-            for part in data.chunks(NUMBERS) {
-                hasher.write(&part.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<u8>>());
-            }
+            hasher.write(&little_endian(data));
         }
         format!("{:016x}", hasher.finish())
     }
@@ -140,28 +150,32 @@ impl Stored {
     }
 }
 
+/// The bytes of numbers, the same on every machine.
+fn little_endian(values: &[f32]) -> Cow<'_, [u8]> {
+    match cfg!(target_endian = "little") {
+        true => bytemuck::cast_slice(values).into(),
+        false => values.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<u8>>().into(),
+    }
+}
+
 /// What a safetensors file says beside its tensors.
 type Texts = HashMap<String, String>;
 
-/// Writes a safetensors file, one tensor after the other, or leaves the one that is there as it was. (The library's own
+/// Writes a safetensors file of f32, one tensor after the other, or leaves the one that is there as it was. (The library's own
 /// `serialize_to_file` does not wait for the disk and lets nobody else read the file.)
-pub fn write_tensors<V: View>(
+pub fn write_tensors(
     path: &Path,
-    tensors: impl IntoIterator<Item = (impl Into<String>, V)>,
+    tensors: &BTreeMap<String, impl Source>,
     texts: Texts,
 ) -> Result<(), AppError> {
     let mut end = 0;
-    let mut infos = Vec::new();
-    let mut views = Vec::new();
-    for (name, view) in tensors {
-        let data_offsets = (end, end + view.data_len());
+    let info = |(name, tensor): (&String, _)| {
+        let shape = Source::shape(tensor).to_vec();
+        let data_offsets = (end, end + 4 * shape.iter().product::<usize>());
         end = data_offsets.1;
-        infos.push((
-            name.into(),
-            TensorInfo { dtype: view.dtype(), shape: view.shape().to_vec(), data_offsets },
-        ));
-        views.push(view);
-    }
+        (name.clone(), TensorInfo { dtype: Dtype::F32, shape, data_offsets })
+    };
+    let infos = tensors.iter().map(info).collect();
     let texts = (!texts.is_empty()).then_some(texts);
     let header = Metadata::new(texts, infos).and_then(|header| Ok(serde_json::to_vec(&header)?));
     let mut header = header
@@ -171,7 +185,10 @@ pub fn write_tensors<V: View>(
         let mut file = BufWriter::new(file);
         file.write_all(&(header.len() as u64).to_le_bytes())?;
         file.write_all(&header)?;
-        views.iter().try_for_each(|view| file.write_all(&view.data()))?;
+        for tensor in tensors.values() {
+            let values = tensor.values().map_err(io::Error::other)?;
+            file.write_all(&little_endian(&values))?;
+        }
         file.flush()
     })
     .map_err(AppError::io("write", path))
@@ -200,7 +217,6 @@ pub fn read_tensors(path: &Path) -> Result<(Texts, BTreeMap<String, Values>), Ap
 mod tests {
     use safetensors::tensor::TensorView;
     use std::fs::{self, File};
-    use std::io;
 
     use super::*;
     use crate::config::tests::config;

@@ -241,7 +241,7 @@ mod tests {
         let sizes = "--n-layer 2 --n-head 4 --n-embd 32 --block-size 24 --vocab-size 100 --bias --activation gelu_tanh";
         let config = config(&sizes.split(' ').collect::<Vec<_>>());
         let header = Header { config, tokenizer, step: 0, val_loss: f32::NAN, base: None };
-        Checkpoint { header, tensors: gpt2(&Device::Cpu).values(&[]).unwrap() }.save(&path).unwrap();
+        Checkpoint { header, tensors: gpt2(&Device::Cpu).values().unwrap() }.save(&path).unwrap();
         path.to_str().unwrap().to_owned()
     }
 
@@ -296,7 +296,7 @@ mod tests {
                 base: model.base().map(Into::into),
             };
             let path = folder.join("adapters.safetensors");
-            Checkpoint { header, tensors: model.values(&[]).unwrap() }.save(&path).unwrap();
+            Checkpoint { header, tensors: model.values().unwrap() }.save(&path).unwrap();
             // What was saved goes on as it was, and what is merged computes the same.
             let again = Gpt::from_checkpoint(Checkpoint::load(&path).unwrap(), &path, device).unwrap();
             assert_eq!(losses(&again, device), unmerged, "{device}");
@@ -443,7 +443,7 @@ mod tests {
         assert_eq!((config.learning_rate, config.dropout), (1e-4, 0.1));
         assert!(Path::new(&config.init_from).is_absolute());
         let whole = gpt2(&Device::Cpu);
-        let (short, whole) = (model.values(&[]).unwrap(), whole.values(&[]).unwrap());
+        let (short, whole) = (model.values().unwrap(), whole.values().unwrap());
         assert_eq!(short[POSITIONS].data, whole[POSITIONS].data[..320]);
         assert_eq!(short["transformer.h.1.mlp.c_fc.weight"], whole["transformer.h.1.mlp.c_fc.weight"]);
 

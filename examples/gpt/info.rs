@@ -251,7 +251,7 @@ mod tests {
         let config = crate::config::tests::config(&["--n-layer", "2", "--n-embd", "32", "--bias"]);
         let header = Header { config, tokenizer: Tokenizer::Bytes, step: 7, val_loss: 1.25, base: None };
         fs::create_dir_all(path.parent().unwrap()).unwrap();
-        let tensors = gpt2(&Device::Cpu).values(&[]).unwrap();
+        let tensors = gpt2(&Device::Cpu).values().unwrap();
         Checkpoint { header, tensors }.save(&path).unwrap();
         let text = checkpoint(&path).unwrap();
         // 100 tokens and 24 positions of 32 channels; two blocks.

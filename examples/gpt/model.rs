@@ -334,13 +334,15 @@ impl Gpt {
         self.block_size
     }
 
-    /// The parameters' values on the host; for those that `masters` names, their master's.
-    pub fn values(&self, masters: &[(Var, Tensor)]) -> tilewright::Result<BTreeMap<String, Values>> {
+    /// The parameters, where they are.
+    pub fn tensors(&self) -> BTreeMap<String, Tensor> {
+        self.parameters.iter().map(|(name, var)| (name.clone(), var.as_tensor().detach())).collect()
+    }
+
+    /// The parameters' values on the host.
+    pub fn values(&self) -> tilewright::Result<BTreeMap<String, Values>> {
         let values = |(name, var): &(String, Var)| {
-            let master = masters.iter().find(|(other, _)| other.same(var));
-            let exact = master.map_or(var.as_tensor(), |(_, master)| master);
-            let data = exact.flatten_all()?.to_vec1()?;
-            Ok((name.clone(), Values { shape: var.dims().to_vec(), data }))
+            Ok((name.clone(), Values { shape: var.dims().to_vec(), data: var.flatten_all()?.to_vec1()? }))
         };
         self.parameters.iter().map(values).collect()
     }
@@ -501,7 +503,7 @@ mod tests {
     fn checkpoint(model: &Gpt) -> Checkpoint {
         let tokenizer = Tokenizer::Characters("abcde".to_owned().into());
         let header = Header { config: tiny(), tokenizer, step: 1, val_loss: f32::NAN, base: None };
-        Checkpoint { header, tensors: model.values(&[]).unwrap() }
+        Checkpoint { header, tensors: model.values().unwrap() }
     }
 
     #[test]
@@ -570,7 +572,7 @@ mod tests {
             val_loss: f32::NAN,
             base: None,
         };
-        let copy = Checkpoint { header, tensors: here.values(&[]).unwrap() };
+        let copy = Checkpoint { header, tensors: here.values().unwrap() };
         let there = Gpt::from_checkpoint(copy, Path::new("x"), &device).unwrap();
         let (loss, other) = (run(&here, &Device::Cpu), run(&there, &device));
         println!("loss {loss} and {other}");
@@ -591,7 +593,7 @@ mod tests {
     fn a_model_comes_back_from_its_checkpoint() {
         let model = model();
         let again = Gpt::from_checkpoint(checkpoint(&model), Path::new("x"), &Device::Cpu).unwrap();
-        assert_eq!(model.values(&[]).unwrap(), again.values(&[]).unwrap());
+        assert_eq!(model.values().unwrap(), again.values().unwrap());
     }
 
     #[test]

@@ -89,7 +89,7 @@ fn folder(name: &str) -> Scratch {
     let config = config(&sizes.split(' ').collect::<Vec<_>>());
     let tokenizer = Tokenizer::load(&fixture().join("tokenizer.json")).unwrap();
     let header = Header { config, tokenizer, step: 0, val_loss: f32::NAN, base: None };
-    let model = Checkpoint { header, tensors: gpt2(&Device::Cpu).values(&[]).unwrap() };
+    let model = Checkpoint { header, tensors: gpt2(&Device::Cpu).values().unwrap() };
     model.save(&folder.join("model")).unwrap();
     fs::write(folder.join("text"), "The quick brown fox jumps over the lazy dog.\n".repeat(9)).unwrap();
     for name in ["tokens", "hf"] {

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::checkpoint::{self, Checkpoint, Stored, Values};
+use crate::checkpoint::{self, Checkpoint, Source, Stored, Values};
 use crate::data::Corpus;
 use crate::error::AppError;
 use crate::files::{sync_directory, write_json};
@@ -61,11 +61,11 @@ pub struct Best {
     pub val_loss: f32,
 }
 
-/// A run at the end of a step.
-pub struct Snapshot {
-    pub model: Checkpoint,
+/// A run at the end of a step, with its tensors on the host, or, to be written, on its device.
+pub struct Snapshot<T = Values> {
+    pub model: Checkpoint<T>,
     /// AdamW's moments: `first.NAME` and `second.NAME` for each parameter.
-    pub moments: BTreeMap<String, Values>,
+    pub moments: BTreeMap<String, T>,
     pub state: State,
 }
 
@@ -109,7 +109,9 @@ impl Snapshot {
         );
         Err(AppError::contents(data, reason))
     }
+}
 
+impl<T: Source> Snapshot<T> {
     fn write(&self, folder: &Path) -> Result<(), AppError> {
         self.model.save(&folder.join(MODEL))?;
         checkpoint::write_tensors(&folder.join(OPTIMIZER), &self.moments, HashMap::new())?;
@@ -157,7 +159,7 @@ impl Saves {
     ///
     /// # Errors
     /// A full disk, for one: then those that were there are there still.
-    pub fn save(&self, snapshot: &Snapshot, keep: usize) -> Result<(), AppError> {
+    pub fn save(&self, snapshot: &Snapshot<impl Source>, keep: usize) -> Result<(), AppError> {
         let whole = self.folder(snapshot.model.header.step);
         let part = part(&whole);
         fs::create_dir_all(&part).map_err(AppError::io("create", &part))?;

@@ -10,7 +10,7 @@ use tilewright::optim::{AdamW, AdamWConfig, LossScaler, ParamGroup};
 use tilewright::random::Stream;
 use tilewright::{Device, Tensor, Var, no_grad};
 
-use crate::checkpoint::{Checkpoint, Header, Stored, Values};
+use crate::checkpoint::{Checkpoint, Header, Stored};
 use crate::config::{self, Config, Flags, Optimizer, Precision};
 use crate::data::{Blocks, Corpus, Draw, Random};
 use crate::error::AppError;
@@ -584,23 +584,19 @@ impl Trainer {
     }
 
     /// The model as it is, with its masters.
-    fn checkpoint(&self, val_loss: f32) -> Result<Checkpoint, AppError> {
+    fn checkpoint(&self, val_loss: f32) -> Result<Checkpoint<Tensor>, AppError> {
         let (config, tokenizer) = (self.config.clone(), self.tokenizer.clone());
         let base = self.model.base().map(Into::into);
         let header = Header { config, tokenizer, step: self.step, val_loss, base };
-        let masters: Vec<_> = self.optimizer.vars().cloned().zip(self.optimizer.masters()?).collect();
-        Ok(Checkpoint { header, tensors: self.model.values(&masters)? })
+        Ok(Checkpoint { header, tensors: self.names().into_iter().zip(self.optimizer.masters()?).collect() })
     }
 
     /// Writes what [`Trainer::restore`] reads.
     fn save(&self, evaluation: Option<Evaluation>) -> Result<(), AppError> {
-        let values = |tensor: &Tensor| {
-            Ok::<_, AppError>(Values { shape: tensor.dims().to_vec(), data: tensor.to_vec()? })
-        };
         let mut moments = BTreeMap::new();
         for (name, (m, v)) in self.names().into_iter().zip(self.optimizer.moments()?) {
-            moments.insert(format!("first.{name}"), values(&m)?);
-            moments.insert(format!("second.{name}"), values(&v)?);
+            moments.insert(format!("first.{name}"), m);
+            moments.insert(format!("second.{name}"), v);
         }
         let Stream { seed, offset } = self.device.generator_state();
         let state = State {
@@ -640,6 +636,7 @@ mod tests {
     use clap::Parser;
 
     use super::*;
+    use crate::checkpoint::Values;
     use crate::saves;
     use crate::shards::tests::by_hand;
     use crate::tests::alone;

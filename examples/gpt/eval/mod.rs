@@ -165,7 +165,7 @@ mod tests {
         let flags = "--n-layer 2 --n-head 4 --n-embd 32 --block-size 24 --vocab-size 100 --bias --activation gelu_tanh";
         let config = config(&flags.split(' ').collect::<Vec<_>>());
         let header = Header { config, tokenizer, step: 0, val_loss: f32::NAN, base: None };
-        Checkpoint { header, tensors: gpt2(&Device::Cpu).values(&[]).unwrap() }.save(&path).unwrap();
+        Checkpoint { header, tensors: gpt2(&Device::Cpu).values().unwrap() }.save(&path).unwrap();
         path.to_str().unwrap().to_owned()
     }
 
@@ -183,7 +183,7 @@ mod tests {
         let config = config(&["--n-layer", "1", "--n-embd", "16", "--n-head", "2", "--block-size", "16"]);
         let mut tensors = {
             let _alone = alone();
-            Gpt::new(&config, 257, None, &Device::Cpu).unwrap().values(&[]).unwrap()
+            Gpt::new(&config, 257, None, &Device::Cpu).unwrap().values().unwrap()
         };
         // Every logit is zero then.
         tensors.get_mut("transformer.wte.weight").unwrap().data.fill(0.0);

@@ -1,17 +1,14 @@
 //! `gpt export`: from a checkpoint to a folder that `transformers` loads.
 
-use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use safetensors::Dtype;
-use safetensors::tensor::View;
 use serde_json::json;
-use tilewright::Device;
+use tilewright::{DType, Device, Tensor};
 
-use super::{CONFIG, Gpt2Config, MODEL, is_conv1d, transposed};
-use crate::checkpoint::{Checkpoint, Header, Values, write_tensors};
+use super::{CONFIG, Gpt2Config, MODEL, is_conv1d};
+use crate::checkpoint::{Checkpoint, Header, write_tensors};
 use crate::config::Precision;
 use crate::error::AppError;
 use crate::files::write_json;
@@ -48,50 +45,6 @@ pub fn run(args: &ExportArgs) -> Result<(), AppError> {
     Ok(())
 }
 
-/// A parameter as the file has it.
-struct Entry<'a> {
-    values: Cow<'a, [f32]>,
-    shape: Vec<usize>,
-    transposed: bool,
-}
-
-impl<'a> Entry<'a> {
-    fn new(name: &str, Values { shape, data }: &'a Values) -> Self {
-        let transposed = is_conv1d(name);
-        let mut shape = shape.clone();
-        if transposed {
-            shape.reverse();
-        }
-        Entry { values: data.into(), shape, transposed }
-    }
-
-    fn zeros(size: usize) -> Self {
-        Entry { values: vec![0.0; size].into(), shape: vec![size], transposed: false }
-    }
-}
-
-impl View for Entry<'_> {
-    fn dtype(&self) -> Dtype {
-        Dtype::F32
-    }
-
-    fn shape(&self) -> &[usize] {
-        &self.shape
-    }
-
-    fn data(&self) -> Cow<'_, [u8]> {
-        let values = match (self.transposed, self.shape.as_slice()) {
-            (true, &[rows, columns]) => Cow::Owned(transposed(&self.values, columns, rows)),
-            _ => Cow::Borrowed(&*self.values),
-        };
-        values.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<u8>>().into()
-    }
-
-    fn data_len(&self) -> usize {
-        4 * self.values.len()
-    }
-}
-
 /// Writes the model of a checkpoint read from `path` to `folder`.
 ///
 /// # Errors
@@ -105,17 +58,19 @@ pub fn write(checkpoint: Checkpoint, path: &Path, folder: &Path) -> Result<(), A
     let mut header = checkpoint.header.clone();
     header.config.dtype = Precision::Float32;
     let checkpoint = Checkpoint { header: header.clone(), ..checkpoint };
-    let tensors = Gpt::from_checkpoint(checkpoint, path, &Device::Cpu)?.values(&[])?;
-    let rows = tensors["transformer.wte.weight"].shape[0];
+    let tensors = Gpt::from_checkpoint(checkpoint, path, &Device::Cpu)?.tensors();
+    let rows = tensors["transformer.wte.weight"].dims()[0];
     // GPT-2 has a bias beside every weight but those of the embeddings.
     let mut entries = BTreeMap::new();
-    for (name, values) in &tensors {
+    for (name, tensor) in tensors {
         let layer =
             name.strip_suffix(".weight").filter(|layer| !layer.ends_with(".wte") && !layer.ends_with(".wpe"));
         if let Some(layer) = layer.filter(|_| !header.config.bias) {
-            entries.insert(format!("{layer}.bias"), Entry::zeros(values.shape[0]));
+            let zeros = Tensor::zeros(tensor.dims()[0], DType::F32, &Device::Cpu)?;
+            entries.insert(format!("{layer}.bias"), zeros);
         }
-        entries.insert(name.clone(), Entry::new(name, values));
+        let tensor = if is_conv1d(&name) { tensor.transpose(0, 1)? } else { tensor };
+        entries.insert(name, tensor);
     }
 
     fs::create_dir_all(folder).map_err(AppError::io("create", folder))?;
@@ -124,7 +79,7 @@ pub fn write(checkpoint: Checkpoint, path: &Path, folder: &Path) -> Result<(), A
     write_json(&folder.join("generation_config.json"), &json!({ "bos_token_id": end, "eos_token_id": end }))?;
     write_json(&folder.join(CONFIG), &Gpt2Config::of(&header.config, rows, end))?;
     // Last, because it is what makes a folder one that holds a model.
-    write_tensors(&model, entries, HashMap::from([("format".to_owned(), "pt".to_owned())]))
+    write_tensors(&model, &entries, HashMap::from([("format".to_owned(), "pt".to_owned())]))
 }
 
 /// The token after which `transformers` stops. That between lines is none.

@@ -132,7 +132,7 @@ pub fn read(folder: &Path, tokenizer: Option<&str>) -> Result<Checkpoint, AppErr
         return Err(AppError::contents(path, format!("tensor {name} has no place in a GPT-2")));
     }
     let header = Header { config, tokenizer, step: 0, val_loss: f32::NAN, base: None };
-    Ok(Checkpoint { header, tensors: model.values(&[])? })
+    Ok(Checkpoint { header, tensors: model.values()? })
 }
 
 fn find_tokenizer(folder: &Path, vocab_size: usize) -> Result<Tokenizer, AppError> {

@@ -319,7 +319,7 @@ fn characters(text: &str) -> Checkpoint {
     Device::Cpu.set_seed(3);
     let model = Gpt::new(&config, tokenizer.len(), None, &Device::Cpu).unwrap();
     let header = Header { config, tokenizer, step: 5, val_loss: 1.0, base: None };
-    Checkpoint { header, tensors: model.values(&[]).unwrap() }
+    Checkpoint { header, tensors: model.values().unwrap() }
 }
 
 #[test]
@@ -375,7 +375,7 @@ fn transformers_loads_what_is_exported_and_continues_it_alike() {
         checkpoint.header.config.vocab_size = 0;
         let _alone = alone();
         let model = Gpt::new(&checkpoint.header.config, 257, None, &Device::Cpu).unwrap();
-        Checkpoint { tensors: model.values(&[]).unwrap(), ..checkpoint }
+        Checkpoint { tensors: model.values().unwrap(), ..checkpoint }
     };
     let cases = [
         ("gpt2", import::read(&fixture(), None).unwrap(), "a cat"),
