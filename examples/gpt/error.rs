@@ -72,6 +72,16 @@ impl AppError {
         AppError::Contents { path: path.to_path_buf(), reason: reason.into() }
     }
 
+    /// For `map_err` on what computes with the tokens of `data`, which may be others than the model's.
+    pub fn of_data(data: &Path) -> impl FnOnce(Self) -> Self {
+        move |error| match error {
+            AppError::Tensor(error @ tilewright::Error::Index { .. }) => {
+                AppError::contents(data, format!("holds a token that the model does not have: {error}"))
+            }
+            other => other,
+        }
+    }
+
     /// For `map_err` on a file operation: `.map_err(AppError::io("write", path))`.
     pub fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
         move |source| AppError::Io { action, path: path.to_path_buf(), source }

@@ -265,6 +265,13 @@ fn of_shards_and_tokenizers() {
     let pattern = ["train --device cpu --data TOKENS/*.BIN --out RUN"];
     all_refuse(&folder, &pattern, "tokens/a.bin", &[(Folder, "cannot read FILE: is a directory")]);
 
+    // A token beyond those that the tokenizer has.
+    let tokens = folder.join("tokens").display().to_string();
+    let unknown = format!(
+        "{tokens}: holds a token that the model does not have: embedding: index 7000 is out of range"
+    );
+    all_refuse(&folder, &commands, "tokens/a.bin", &[(bytes(by_hand(&[7000; 400])), &unknown)]);
+
     let damaged = ["", "{", "{\"model\": {\"type\": \"Pigeon\"}}", "\"pigeons\"", "[1]"];
     let damaged = damaged.map(|text| (bytes(text), "FILE: not a tokenizer: "));
     all_refuse(&folder, &commands, "tokens/tokenizer.json", &damaged);

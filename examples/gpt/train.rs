@@ -153,7 +153,7 @@ pub fn run(args: &TrainArgs, output: &mut impl Write) -> Result<(), AppError> {
         trainer.profiler = Some(Profiler::new(&trainer.device, trainer.config.max_iters)?);
     }
     let plot = out.join("loss.svg");
-    let stopped = trainer.train();
+    let stopped = trainer.train().map_err(AppError::of_data(&data));
     // A run that ends early still shows how far it came; that its plot may fail too is not the news.
     let plotted = trainer.history.plot(&format!("{name}: loss"), unit, &plot).and_then(|()| trainer.report());
     let stop = stopped?;

@@ -109,7 +109,8 @@ pub fn run(args: &EvalArgs, output: &mut impl Write) -> Result<(), AppError> {
         let windows =
             Windows { block_size: model.block_size(), stride, batch_size: args.batch_size as usize };
         let most = args.max_tokens.unwrap_or(usize::MAX);
-        let total = loss::measure(&model, &tokenizer, &tokens, windows, most, &device)?;
+        let total = loss::measure(&model, &tokenizer, &tokens, windows, most, &device)
+            .map_err(AppError::of_data(data))?;
         if total.tokens == 0 {
             return Err(AppError::contents(data, "has no token that another precedes"));
         }
