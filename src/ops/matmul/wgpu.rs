@@ -5,9 +5,7 @@ use bytemuck::{Pod, Zeroable};
 use super::{Activation, Operand, Product};
 #[cfg(test)]
 use crate::device::wgpu::launched::Launched;
-#[cfg(test)]
-use crate::device::wgpu::Class;
-use crate::device::wgpu::{Binding, Buffer, Kernel, MatmulClass, MatmulTile, WgpuDevice, Work, fold_groups};
+use crate::device::wgpu::{Binding, Buffer, Class, Kernel, MatmulClass, MatmulTile, WgpuDevice, Work, fold_groups};
 #[cfg(test)]
 use crate::ops::launch::wgpu::FLOATS;
 use crate::ops::launch::wgpu::{ACTIVATIONS, LOOPS, Width, by_width, of_width, output};
@@ -344,8 +342,8 @@ struct Plan {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
-    /// For software adapters: invocations along N, each with `rows` x 4 sums.
-    Direct { rows: u32, subgroups: bool },
+    /// For software adapters: invocations along N, each with `rows` x 4 sums. So many share their reading of A, if any.
+    Direct { rows: u32, sharing: Option<u32> },
     /// Of up to 8 rows, for GPUs.
     Thin { rows: u32 },
     /// For GPUs; products and short sums may be f16.
@@ -425,8 +423,12 @@ impl Tile {
 /// Workgroup size of the direct kernel: more invocations would share nothing.
 const DIRECT_BLOCK: u32 = 8;
 
-/// Subgroups have 4 invocations at least.
-const SHARING_LANES: u32 = 4;
+/// How many invocations share their reading: a whole DIRECT_BLOCK, or what every subgroup has.
+fn sharing(class: Class) -> Option<u32> {
+    class.subgroups.map(|smallest| if smallest >= DIRECT_BLOCK { DIRECT_BLOCK } else { LEAST_SHARING })
+}
+
+const LEAST_SHARING: u32 = 4;
 
 /// The workgroup of the thin kernel, and how many of its lanes lie along N, with four columns each.
 const THIN_BLOCK: u32 = 256;
@@ -456,7 +458,7 @@ impl Plan {
             Some(name) => Kind::tiled(Tile::named(name), f16),
             None if class.software => {
                 let rows = if m > 16 { 32 } else { (m as u32).next_multiple_of(8) };
-                Kind::Direct { rows, subgroups: class.subgroups.is_some() }
+                Kind::Direct { rows, sharing: sharing(class) }
             }
             None if m <= THIN_ROWS => Kind::Thin { rows: (m as u32).next_power_of_two() },
             None => match cooperative(device, dtype) {
@@ -510,7 +512,7 @@ impl Plan {
             };
         }
         match self.kind {
-            Kind::Direct { subgroups: true, .. } => (with_operands!(BLOCKS, LANES_SUBGROUP, DIRECT), "direct"),
+            Kind::Direct { sharing: Some(_), .. } => (with_operands!(BLOCKS, LANES_SUBGROUP, DIRECT), "direct"),
             Kind::Direct { .. } => (with_operands!(BLOCKS, LANES, DIRECT), "direct"),
             Kind::Thin { .. } => (with_operands!(BLOCKS, THIN), "thin"),
             Kind::Tiled { .. } => (with_operands!(BLOCKS, TILED), "tiled"),
@@ -525,8 +527,8 @@ impl Plan {
             .with("B_ALONG_N", access.across[1]);
         let kernel = finish.specialise(kernel, dtype, out);
         match self.kind {
-            Kind::Direct { rows, .. } => {
-                kernel.with("BLOCK", DIRECT_BLOCK).with("ROWS", rows).with("LANES", SHARING_LANES)
+            Kind::Direct { rows, sharing } => {
+                kernel.with("BLOCK", DIRECT_BLOCK).with("ROWS", rows).with("LANES", sharing.unwrap_or(LEAST_SHARING))
             }
             Kind::Thin { rows } => {
                 kernel.with("BLOCK", THIN_BLOCK).with("ROWS", rows).with("LANES_N", THIN_LANES_N)
@@ -622,8 +624,8 @@ pub(crate) fn launched(class: Class) -> Vec<Launched> {
     let mut all = Vec::new();
     for dtype in FLOATS {
         let kinds: Vec<Kind> = if class.software {
-            let subgroups = class.subgroups.is_some();
-            [8, 16, 32].map(|rows| Kind::Direct { rows, subgroups }).to_vec()
+            let sharing = sharing(class);
+            [8, 16, 32].map(|rows| Kind::Direct { rows, sharing }).to_vec()
         } else {
             let tiled = TILES.map(|tile| Kind::Tiled { tile, f16: false });
             let f16 = TILES.into_iter().filter(|tile| dtype == DType::F16 && tile.has_room());
@@ -688,8 +690,7 @@ mod tests {
                 assert!(agrees_with_plain(&device, plan)?, "{plan:?}");
             }
         }
-        let subgroups = device.class().subgroups.is_some();
-        let direct = Plan { kind: Kind::Direct { rows: 32, subgroups }, shares: 1 };
+        let direct = Plan { kind: Kind::Direct { rows: 32, sharing: sharing(device.class()) }, shares: 1 };
         assert!(agrees_with_plain(&device, direct)?);
         Ok(())
     }

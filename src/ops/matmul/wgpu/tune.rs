@@ -70,7 +70,7 @@ fn agrees(device: &WgpuDevice, class: &MatmulClass, plan: Plan) -> Result<bool> 
     let [m, n] = [m, n].map(|size| if size > COMPARED { COMPARED / 2 + size % (COMPARED / 2) } else { size });
     let (a, b) = operands(device, class, [m, n, k, batch.min(3)])?;
     // It has neither workgroup memory nor anything else in common with tiles but how it reads and writes.
-    let plain = Plan { kind: Kind::Direct { rows: 8, subgroups: false }, shares: 1 };
+    let plain = Plan { kind: Kind::Direct { rows: 8, sharing: None }, shares: 1 };
     Ok(Task::result(device, &a, &b, plan)? == Task::result(device, &a, &b, plain)?)
 }
 
