@@ -101,6 +101,7 @@ impl Plan {
         // Rows of a team and quads that a member has of each. With 128 registers for what is owned and summed up, of two
         // matrices or of four, the rest fits into the 168 with which an RDNA 2 runs three waves a SIMD.
         let (matrices, cuts): (usize, &[(usize, usize)]) = match pass {
+            Pass::Forward if owned <= FEW && quads > 32 => (2, &[(1, 8)]),
             Pass::Forward if owned <= FEW => (2, &[(1, 4)]),
             Pass::Forward => (2, &[(4, 4), (2, 8)]),
             _ => (4, &[(2, 4), (1, 8)]),
@@ -109,7 +110,8 @@ impl Plan {
             let split = quads.div_ceil(held).next_power_of_two();
             // A team of one, which waits for nobody, keeps what it reads of the tile in registers.
             let spills = split == 1 && matrices * rows * quads > 16;
-            let step = if split == 1 && pass == Pass::Forward { 8 } else { 4 };
+            // Of eight visited rows every member of a team has scores to make weights of, even if the team owns one row.
+            let step = if pass == Pass::Forward && (split == 1 || owned <= FEW) { 8 } else { 4 };
             if spills { None } else { cut(split, rows, 64, step, GPU_WORKGROUP_MEMORY) }
         });
         // Quads beyond the row are computed and not used.
