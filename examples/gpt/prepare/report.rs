@@ -5,6 +5,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::report::count;
+
 /// The counts of a run, as they stand in `report.json`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Report {
@@ -77,11 +79,11 @@ impl fmt::Display for Report {
         writeln!(f, "{:<20} {:>12} {:>12}", "stage", "kept", "dropped")?;
         writeln!(
             f,
-            "{:<20} {:>12} {:>12}  of {} files",
+            "{:<20} {:>12} {:>12}  of {}",
             "files",
             self.files as u64 - passed_over,
             passed_over,
-            self.files
+            count(self.files, "file")
         )?;
         writeln!(
             f,
@@ -113,7 +115,10 @@ impl fmt::Display for Report {
             let bytes = mb(bytes);
             writeln!(
                 f,
-                "{name}: {tokens} tokens of {documents} documents, {bytes:.1} MB, in {shards} shards"
+                "{name}: {} of {}, {bytes:.1} MB, in {}",
+                count(tokens as usize, "token"),
+                count(documents as usize, "document"),
+                count(shards, "shard")
             )?;
         }
         Ok(())

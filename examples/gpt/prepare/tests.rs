@@ -64,7 +64,7 @@ fn gpt2_shards_are_what_llm_c_would_write() {
     assert_eq!(files["val_000000.bin"], by_hand(&[50256, 15496, 50256, 15496, 995]));
     let report: Report = serde_json::from_slice(&files[REPORT]).unwrap();
     assert_eq!((report.read.documents, report.train.tokens, report.val.shards), (4, 5, 1));
-    assert!(table.contains("train: 5 tokens of 2 documents"), "{table}");
+    assert!(table.contains("train: 5 tokens of 2 documents, 0.0 MB, in 1 shard\n"), "{table}");
 }
 
 #[test]
