@@ -310,11 +310,14 @@ impl<'a> Block<'a> {
     ) -> Result<(), Fault> {
         let Some(mark) = self.mark(thread, pc) else { return Ok(()) };
         for (at, touched) in self.touched(allocation, offset, bytes) {
+            // The first block that reads keeps its name here, whenever it comes.
             exchange(&touched.read, |read| {
                 if !read.same_launch(mark) {
                     return Some(mark);
                 }
-                (!read.same_block(mark) && !read.many()).then_some(Mark(read.0 | Mark::MANY))
+                let first = if mark.block() < read.block() { mark } else { read };
+                let with_others = Mark(first.0 | Mark::MANY);
+                (!read.same_block(mark) && with_others.0 != read.0).then_some(with_others)
             });
             let write = Mark(touched.write.load(SeqCst));
             if write.same_launch(mark) && !write.same_block(mark) {
@@ -389,14 +392,15 @@ impl<'a> Block<'a> {
         allocation: &Allocation,
         offset: u64,
     ) -> Result<(), Fault> {
-        let other = theirs.0.block();
-        // Of several readers the shadow knows only the first: if that is this block, the other has no name.
+        // Of several readers the shadow knows only the first: if that is this block, the others come later and have no name. A
+        // race that names its blocks is then reported first.
         let unnamed = theirs.0.same_block(mine.0);
+        let other = if unnamed { u64::MAX } else { theirs.0.block() };
         let first = other > self.index;
         if first && self.later.as_ref().is_some_and(|(known, _)| *known <= other) {
             return Ok(());
         }
-        let ((later, did), (earlier, does)) = if first { (theirs, mine) } else { (mine, theirs) };
+        let ((later, did), (earlier, does)) = if first && !unnamed { (theirs, mine) } else { (mine, theirs) };
         let whom = if unnamed {
             "another block".to_owned()
         } else {

@@ -90,7 +90,7 @@ pub struct Block<'a> {
     /// A read of shared memory that nobody had written. It is reported at the next barrier, because until then somebody
     /// may write there, and then it is a race.
     unwritten: Option<Fault>,
-    /// A race with a block after this one, found here: the lowest such block, and its report.
+    /// A race with a block after this one, found here: the lowest such block, or `u64::MAX` if that is not known, and its report.
     pub later: Option<(u64, Fault)>,
     /// Warp instructions left.
     budget: u64,
