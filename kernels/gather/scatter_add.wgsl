@@ -4,7 +4,7 @@
 // nobody and the bits are the same every time. dx is f32 whatever T is: a sum is rounded once.
 //
 // Constants: T, the element type of dy.
-// Bindings:  1 dy     2 ids u32     3 dx out, f32
+// Bindings:  1 dy     2 ids u32     3 dx in and out, f32: zeros at the start
 // Grid:      outer * inner threads, 256 a workgroup, folded over x and y
 
 struct Params {
@@ -31,9 +31,6 @@ fn main(
     }
     let o = thread / p.inner;
     let j = thread % p.inner;
-    for (var v = 0u; v < p.size; v++) {
-        dx[(o * p.size + v) * p.inner + j] = 0.0;
-    }
     for (var i = 0u; i < p.n; i++) {
         let at = (o * p.n + i) * p.inner + j;
         dx[(o * p.size + ids[at]) * p.inner + j] += f32(dy[at]);

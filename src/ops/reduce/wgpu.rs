@@ -7,7 +7,7 @@ use crate::device::wgpu::{Binding, Class, Constant, Kernel, WgpuDevice, fold_gro
 #[cfg(test)]
 use crate::ops::launch::wgpu::FLOATS;
 use crate::ops::launch::wgpu::{
-    Width, block, by_width, element, kernel, of_width, output, reduction, threads,
+    LOOPS, Width, block, by_width, check_loops, element, kernel, of_width, output, reduction, threads,
 };
 use crate::ops::launch::windows;
 use crate::{DType, Result, Shape, Tensor};
@@ -146,6 +146,7 @@ pub fn arg_reduce(device: &WgpuDevice, kind: Kind, x: &Tensor, dim: usize) -> Re
     if let Some(result) = halves {
         return Ok(vec![result.reshape(shape)?]);
     }
+    check_loops("arg_reduce", device, n, "elements along the dimension", LOOPS)?;
     let out = output("arg_reduce", device, &shape, DType::U32)?;
     let kernel = arg_kernel(kind, x.dtype());
     windows::rows(outer, [windows::view(x), windows::output(&out)], |[x, out]| {
