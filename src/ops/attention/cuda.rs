@@ -439,16 +439,8 @@ pub(super) fn backward(device: &CudaDevice, spec: &Spec, x: &[Tensor]) -> Result
     let ((q, q_at), (k, k_at), (v, v_at)) = (place(&x[0])?, place(&x[1])?, place(&x[2])?);
     let ((o, o_at), (dout, dout_at)) = (place(&x[3])?, place(&x[5])?);
     let (q_order, k_order) = (Order::of_gradient(&x[0]), Order::of_gradient(&x[1]));
-    let params = Params {
-        q: q_at,
-        k: k_at,
-        v: v_at,
-        o: o_at,
-        dout: dout_at,
-        dq: super::params::place(&sizes.strides(q_order, heads, q_len), 0, 1),
-        dk: super::params::place(&sizes.strides(k_order, kv_heads, k_len), 0, 1),
-        ..Params::new(&sizes, spec, 1)
-    };
+    let outputs = Params::new(&sizes, spec, 1).with_gradients(&sizes, [q_order, k_order], 1);
+    let params = Params { q: q_at, k: k_at, v: v_at, o: o_at, dout: dout_at, ..outputs };
     let (q, k, v, dout) = (q.cuda_storage()?, k.cuda_storage()?, v.cuda_storage()?, dout.cuda_storage()?);
 
     let queries = batch * heads * q_len.next_multiple_of(2);

@@ -75,6 +75,15 @@ impl Params {
             chunks: 1,
         }
     }
+
+    /// With the gradients' places: those of the queries lie in one order, those of the keys and the values in the other.
+    pub fn with_gradients(self, sizes: &Sizes, [queries, keys]: [Order; 2], unit: usize) -> Params {
+        Params {
+            dq: place(&sizes.strides(queries, sizes.heads, sizes.q_len), 0, unit),
+            dk: place(&sizes.strides(keys, sizes.kv_heads, sizes.k_len), 0, unit),
+            ..self
+        }
+    }
 }
 
 #[cfg(feature = "wgpu")]

@@ -307,8 +307,6 @@ pub fn backward(device: &WgpuDevice, spec: &Spec, x: &[Tensor]) -> Result<Vec<Te
     let (sizes, dtype) = (Sizes::of(&x[0], &x[1]), x[0].dtype());
     let Sizes { batch, heads, kv_heads, q_len, k_len, head_dim } = sizes;
     let (q_order, k_order) = (Order::of_gradient(&x[0]), Order::of_gradient(&x[1]));
-    let dq_at = place(&sizes.strides(q_order, heads, q_len), 0, QUAD);
-    let dk_at = place(&sizes.strides(k_order, kv_heads, k_len), 0, QUAD);
     let (q, k, v, o, lse) = (in_quads(&x[0])?, in_quads(&x[1])?, in_quads(&x[2])?, in_quads(&x[3])?, &x[4]);
     let dout = in_quads(&x[5])?;
     let name = "attention_backward";
@@ -332,18 +330,9 @@ pub fn backward(device: &WgpuDevice, spec: &Spec, x: &[Tensor]) -> Result<Vec<Te
         let batch = delta.dims()[0];
         let ((q, q_at), (k, k_at), (v, v_at)) = (window(q)?, window(k)?, window(v)?);
         let ((o, o_at), (dout, dout_at)) = (window(o)?, window(dout)?);
-        let sizes = Params::new(&Sizes { batch, ..sizes }, spec, QUAD);
-        let params = Params {
-            q: q_at,
-            k: k_at,
-            v: v_at,
-            o: o_at,
-            dout: dout_at,
-            dq: dq_at,
-            dk: dk_at,
-            first_head,
-            ..sizes
-        };
+        let part = Sizes { batch, ..sizes };
+        let outputs = Params::new(&part, spec, QUAD).with_gradients(&part, [q_order, k_order], QUAD);
+        let params = Params { q: q_at, k: k_at, v: v_at, o: o_at, dout: dout_at, first_head, ..outputs };
         first_head += (batch * heads) as u32;
         let (lse, delta) = (lse.wgpu()?, delta.wgpu()?);
 
