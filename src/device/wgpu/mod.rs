@@ -13,6 +13,7 @@ mod fault;
 pub(crate) mod launched;
 mod memory;
 mod pipeline;
+mod prepared;
 mod queue;
 #[cfg(test)]
 mod tests;

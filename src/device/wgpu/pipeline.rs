@@ -6,6 +6,7 @@ use std::fmt::Write;
 use rustc_hash::FxHashMap;
 
 use super::fault::Gpu;
+use super::queue::Bound;
 use crate::device::kernel::{Constant, Kernel};
 use crate::{DType, Error, Result};
 
@@ -16,13 +17,19 @@ pub(super) struct Signature {
     pub writes: u32,
 }
 
+impl Signature {
+    pub fn of(bound: &[Bound<'_>]) -> Self {
+        let writes = bound.iter().rev().fold(0, |mask, one| mask << 1 | u32::from(one.write));
+        Signature { buffers: bound.len() as u32, writes }
+    }
+}
+
 /// The place of a compiled kernel among those of its device.
 pub(super) type PipelineId = usize;
 
 /// The pipelines of one signature and the layouts that they share.
-pub(super) struct Layout {
-    pub id: u32,
-    pub group: wgpu::BindGroupLayout,
+struct Layout {
+    group: wgpu::BindGroupLayout,
     pipeline: wgpu::PipelineLayout,
     pipelines: FxHashMap<Kernel, PipelineId>,
 }
@@ -37,18 +44,17 @@ pub(super) struct Pipelines {
 }
 
 impl Pipelines {
-    /// The pipeline of `kernel` and the layout to bind its buffers by; compiled at the first call.
+    /// The pipeline of `kernel`, compiled at the first call, and the layout to bind its buffers by.
     pub fn get(
         &mut self,
         gpu: &Gpu,
         kernel: &Kernel,
         signature: Signature,
         checked: bool,
-    ) -> Result<(&Layout, PipelineId, &wgpu::ComputePipeline)> {
-        let next_layout = self.layouts.len() as u32;
+    ) -> Result<(PipelineId, &wgpu::BindGroupLayout)> {
         let layout = match self.layouts.entry(signature) {
             Entry::Occupied(entry) => entry.into_mut(),
-            Entry::Vacant(entry) => entry.insert(Layout::new(gpu, kernel.name, signature, next_layout)?),
+            Entry::Vacant(entry) => entry.insert(Layout::new(gpu, kernel.name, signature)?),
         };
         let id = match layout.pipelines.get(kernel) {
             Some(&id) => id,
@@ -60,12 +66,16 @@ impl Pipelines {
                 id
             }
         };
-        Ok((layout, id, &self.compiled[id]))
+        Ok((id, &layout.group))
+    }
+
+    pub fn compiled(&self, id: PipelineId) -> &wgpu::ComputePipeline {
+        &self.compiled[id]
     }
 }
 
 impl Layout {
-    fn new(gpu: &Gpu, kernel: &'static str, signature: Signature, id: u32) -> Result<Self> {
+    fn new(gpu: &Gpu, kernel: &'static str, signature: Signature) -> Result<Self> {
         let entry = |binding, ty, has_dynamic_offset| wgpu::BindGroupLayoutEntry {
             binding,
             visibility: wgpu::ShaderStages::COMPUTE,
@@ -87,7 +97,7 @@ impl Layout {
                 bind_group_layouts: &[Some(&group)],
                 immediate_size: 0,
             });
-            Layout { id, group, pipeline, pipelines: FxHashMap::default() }
+            Layout { group, pipeline, pipelines: FxHashMap::default() }
         })
     }
 }

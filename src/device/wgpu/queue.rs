@@ -1,17 +1,16 @@
 //! The recorder: one open compute pass, submitted in batches.
 
-use std::collections::hash_map::Entry;
 use std::collections::{HashSet, VecDeque};
 use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use rustc_hash::FxHashMap;
 use smallvec::SmallVec;
 
 use super::fault::Gpu;
-use super::memory::{ALIGNMENT, BINDING_UNIT, Block, Buffer};
-use super::pipeline::{Layout, PipelineId, Pipelines, Signature};
+use super::memory::{ALIGNMENT, Block, Buffer};
+use super::pipeline::{PipelineId, Pipelines, Signature};
+use super::prepared::PreparedDispatches;
 use super::timing::Timer;
 use crate::device::HostCost;
 use crate::device::kernel::Kernel;
@@ -36,9 +35,6 @@ const STAGED_BYTES: usize = 32 << 20;
 
 /// Batches the host may be ahead of the device. wgpu keeps the commands of each in memory.
 const MAX_IN_FLIGHT: usize = 64;
-
-/// Bind groups, but for those of one batch, in each of the two generations of [`BindGroups`].
-const GENERATION: usize = 2048;
 
 /// What errors that belong to no single kernel give as the kernel.
 const BATCH: &str = "(a batch of commands)";
@@ -114,7 +110,7 @@ pub(super) struct Recorder {
     staged: usize,
     in_flight: VecDeque<wgpu::SubmissionIndex>,
     pipelines: Pipelines,
-    groups: BindGroups,
+    prepared: PreparedDispatches,
     /// Compiles every kernel with run-time checks.
     checked: bool,
     /// What was done since it was last asked for, without the buffers, which others allocate.
@@ -145,7 +141,7 @@ impl Recorder {
             staged: 0,
             in_flight: VecDeque::with_capacity(MAX_IN_FLIGHT + 1),
             pipelines: Pipelines::default(),
-            groups: BindGroups::default(),
+            prepared: PreparedDispatches::default(),
             checked,
             counts: HostCost::default(),
             timer: None,
@@ -164,10 +160,11 @@ impl Recorder {
     ) -> Result<()> {
         let window = self.reserve(gpu, params.len())?;
 
-        let writes = bindings.iter().enumerate().fold(0, |mask, (i, b)| mask | (u32::from(b.write) << i));
-        let signature = Signature { buffers: bindings.len() as u32, writes };
-        let (layout, id, pipeline) = self.pipelines.get(gpu, kernel, signature, self.checked)?;
-        let group = self.groups.get(gpu, kernel.name(), layout, (&self.ring, window as u64), bindings)?;
+        let Recorder { pipelines, ring, checked, .. } = self;
+        let prepared = self.prepared.get(kernel, window as u32, bindings, || {
+            let (pipeline, layout) = pipelines.get(gpu, kernel, Signature::of(bindings), *checked)?;
+            Ok((pipeline, create_group(gpu, kernel.name(), layout, (ring, window as u64), bindings)?))
+        })?;
         self.counts.dispatches += 1;
 
         let offset = self.params.len();
@@ -177,12 +174,12 @@ impl Recorder {
             let bytes = kernel.work.bytes.unwrap_or_else(bound);
             open.timed_pass(timer.dispatch((kernel.name, kernel.entry), kernel.work.flops, bytes));
         }
-        if open.pipeline != Some(id) {
-            open.pass().set_pipeline(pipeline);
-            open.pipeline = Some(id);
+        if open.pipeline != Some(prepared.pipeline) {
+            open.pass().set_pipeline(self.pipelines.compiled(prepared.pipeline));
+            open.pipeline = Some(prepared.pipeline);
         }
         let pass = open.pass();
-        pass.set_bind_group(0, group, &[offset as u32]);
+        pass.set_bind_group(0, &prepared.group, &[offset as u32]);
         pass.dispatch_workgroups(x, y, z);
 
         self.append(params, window);
@@ -304,7 +301,7 @@ impl Recorder {
         self.commands = 0;
         self.staged = 0;
         self.batch += 1;
-        self.groups.age();
+        self.prepared.sweep();
         let mut kernels = std::mem::take(&mut self.kernels);
         let submitted = submitted.map_err(|error| of_kernels(error, &mut kernels));
         kernels.clear();
@@ -323,7 +320,7 @@ impl Recorder {
     /// What was done since the last call.
     pub fn take_counts(&mut self) -> HostCost {
         HostCost {
-            bind_groups: std::mem::take(&mut self.groups.made),
+            bind_groups: std::mem::take(&mut self.prepared.made),
             compiled: std::mem::take(&mut self.pipelines.made),
             ..std::mem::take(&mut self.counts)
         }
@@ -334,10 +331,10 @@ impl Recorder {
         self.in_flight.back().cloned()
     }
 
-    /// Forgets the bind groups of these blocks: they would keep the memory alive.
+    /// Forgets what binds these blocks: it would keep the memory alive.
     pub fn forget(&mut self, blocks: &[Arc<Block>]) {
         let ids: HashSet<u64> = blocks.iter().map(|block| block.id).collect();
-        self.groups.forget(&ids);
+        self.prepared.forget(&ids);
     }
 
     fn mark(&self, buffer: &Buffer) {
@@ -362,64 +359,6 @@ fn of_kernels(error: Error, kernels: &mut Vec<&'static str>) -> Error {
             device,
             reason: format!("one of {}: {reason}", kernels.join(", ")),
         },
-    }
-}
-
-/// Layout and parameter window, then of each buffer its block, and offset and size in units of what they are multiples of. Short,
-/// because keys that are read after a batch of kernels come from main memory.
-type GroupKey = SmallVec<[u64; 1 + 2 * 8]>;
-
-/// Bind groups by what they bind, in two generations: when `recent` is full it becomes `old`, and what
-/// was `old` and not asked for since goes.
-#[derive(Default)]
-struct BindGroups {
-    /// How many were made.
-    made: u64,
-    recent: FxHashMap<GroupKey, wgpu::BindGroup>,
-    old: FxHashMap<GroupKey, wgpu::BindGroup>,
-}
-
-impl BindGroups {
-    fn get(
-        &mut self,
-        gpu: &Gpu,
-        kernel: &'static str,
-        layout: &Layout,
-        (ring, window): (&wgpu::Buffer, u64),
-        bindings: &[Bound<'_>],
-    ) -> Result<&wgpu::BindGroup> {
-        let mut key: GroupKey = SmallVec::new();
-        key.push(u64::from(layout.id) << 32 | window);
-        for Bound { buffer, .. } in bindings {
-            let (offset, size) = (buffer.offset() / ALIGNMENT, buffer.binding_size() / BINDING_UNIT);
-            key.extend([buffer.block().id, offset << 32 | size]);
-        }
-        match self.recent.entry(key) {
-            Entry::Occupied(entry) => Ok(entry.into_mut()),
-            Entry::Vacant(entry) => {
-                let group = match self.old.remove(entry.key()) {
-                    Some(group) => group,
-                    None => {
-                        self.made += 1;
-                        create_group(gpu, kernel, &layout.group, (ring, window), bindings)?
-                    }
-                };
-                Ok(entry.insert(group))
-            }
-        }
-    }
-
-    /// Between batches.
-    fn age(&mut self) {
-        if self.recent.len() >= GENERATION {
-            self.old = std::mem::take(&mut self.recent);
-        }
-    }
-
-    fn forget(&mut self, blocks: &HashSet<u64>) {
-        for groups in [&mut self.recent, &mut self.old] {
-            groups.retain(|key, _| !key[1..].chunks(2).any(|bound| blocks.contains(&bound[0])));
-        }
     }
 }
 

@@ -596,6 +596,41 @@ fn a_profile_counts_and_times() {
 const BATCHES: usize = 300;
 
 #[test]
+fn dispatches_that_come_again_stay_prepared() {
+    let Some(device) = any(|selector| selector) else { return };
+    let all = device.alloc("test", (prepared::KEPT + BATCHES) * 256).unwrap();
+    device.fill_zero(&all).unwrap();
+    device.profile(Profiling::Host).unwrap();
+    // Halves and increments the parts from `first` on, and says how many of these dispatches were new.
+    let step = |first: usize, count: usize| {
+        for i in first..first + count {
+            increment(&device, 1.0, &all.slice(i * 256, 256).unwrap()).unwrap();
+        }
+        device.take_profile().unwrap().host.bind_groups as usize
+    };
+    assert_eq!(step(0, BATCHES), BATCHES);
+    // In another order, and as before.
+    assert_eq!((step(200, 50), step(0, BATCHES), step(0, BATCHES)), (0, 0, 0));
+    // So many others that there is a sweep, which leaves all, and a second, which leaves what came since.
+    assert_eq!(step(BATCHES, prepared::KEPT), prepared::KEPT);
+    for _ in 0..2 {
+        step(0, BATCHES);
+        assert_eq!(step(0, BATCHES), 0);
+    }
+    let sums = download(&device, &all);
+    let turns = |part: usize| {
+        if part >= BATCHES {
+            1
+        } else if (200..250).contains(&part) {
+            8
+        } else {
+            7
+        }
+    };
+    assert!(sums.iter().enumerate().all(|(i, &sum)| sum == 2.0 - 0.5f32.powi(turns(i / 64) - 1)));
+}
+
+#[test]
 fn devices_and_buffers_cross_threads() {
     fn crosses<T: Send + Sync>() {}
     crosses::<WgpuDevice>();
