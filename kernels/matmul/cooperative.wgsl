@@ -1,37 +1,37 @@
-// Matmul by cooperative matrices, for GPUs that have them: what WGSL calls tensor cores. Operands of f16, sums of f32.
+// Matmul by cooperative matrices, for devices that have them: what WGSL calls tensor cores. Operands of f16, sums of f32.
 //
-// A workgroup of four subgroups computes a 64 x 64 tile, each subgroup a quarter in four matrices of 16 x 16. As in tiled.wgsl slices of A
-// and B go through workgroup memory, and the next one is on its way during the arithmetic; here each slice keeps its operand's
-// orientation, since a cooperative matrix is loaded from rows as well as from columns. A matrix' elements belong to no
-// invocation that one could name: the sums leave through workgroup memory too.
+// A workgroup computes a tile of 4 x 4 matrices (64 x 64 or 32 x 32), each of its first four subgroups a quarter in four
+// matrices. As in tiled.wgsl slices of A and B go through workgroup memory, and the next one is on its way during the arithmetic;
+// here each slice keeps its operand's orientation, since a cooperative matrix is loaded from rows as well as from columns.
+// The sums leave through workgroup memory too.
 //
-// The matrices are four variables and not an array, which drivers have been seen to get wrong. `wgpu_cooperative_matrix` is an
-// extension of naga's; no other compiler knows it.
+// Any size of subgroups is right: a driver may pick one, and then tells how many there are. Those beyond four multiply
+// nothing, but load and finish like all others; where there are fewer, the quarters take turns.
 //
-// Constants: SUBGROUP    invocations of a subgroup, exactly
+// Constants: EDGE        of a matrix, 8 or 16
+//            THREADS     workgroup size, a power of two up to 256: four subgroups of the largest size
 //            A_ALONG_M, B_ALONG_N: bool, which way to read
 //            and those of epilogue.wgsl, with T = f16
 // Parts:     those of epilogue.wgsl, matmul/a_quads.wgsl or a_scalars.wgsl, matmul/b_quads.wgsl
-//            or b_scalars.wgsl, then this
+//            or b_scalars.wgsl, common/matrices8.wgsl or matrices16.wgsl, then this
 // Bindings:  see epilogue.wgsl
-// Grid:      ceil(M / 64) * ceil(N / 64) * batch * shares workgroups, folded over x and y; shares as in tiled.wgsl
-// Workgroup memory: 14 KiB
+// Grid:      ceil(M / SIDE) * ceil(N / SIDE) * batch * shares workgroups, folded over x and y; shares as in tiled.wgsl
+// Workgroup memory: 14 KiB with matrices of 16 x 16, 6 KiB with 8 x 8
 
-const SUBGROUPS: u32 = 4u;
-const THREADS: u32 = SUBGROUPS * SUBGROUP;
-const SIDE: u32 = 64u;  // of the tile
-const EDGE: u32 = 16u;  // of a matrix
+const SIDE: u32 = 4u * EDGE; // of the tile
+const PARTS: u32 = 4u;
 const BK: u32 = 32u;
 const QUADS: u32 = SIDE * BK / 4u; // of a slice of one operand
 const LOADS: u32 = QUADS / THREADS;
 // Rows of a slice begin 16 bytes beyond the end of those before: loads want rows aligned so, and in different banks.
 const STRIDE_K: u32 = BK + 8u;   // of a slice whose rows lie along K
 const STRIDE_X: u32 = SIDE + 8u; // of one whose rows lie along M or N
-const SLICE: u32 = SIDE * STRIDE_K;
+const SLICE: u32 = max(SIDE * STRIDE_K, BK * STRIDE_X);
+const MATRIX: u32 = EDGE * EDGE;
 
 var<workgroup> slice_a: array<f16, SLICE>;
 var<workgroup> slice_b: array<f16, SLICE>;
-var<workgroup> results: array<f32, SUBGROUPS * EDGE * EDGE>; // of each subgroup one matrix, row by row
+var<workgroup> results: array<f32, PARTS * MATRIX>; // of each quarter one matrix, row by row
 
 // Of quad i of a slice: its first row or column of the operand, and its first k.
 fn quad_at(i: u32, along_k: bool) -> vec2<u32> {
@@ -64,31 +64,36 @@ fn fetch(a4: ptr<function, Quads>, b4: ptr<function, Quads>, starts: vec2<u32>, 
     }
 }
 
-fn load_a(m: u32, k: u32) -> coop_mat16x16<f16, A> {
+fn load_a(m: u32, k: u32) -> Left {
     if (A_ALONG_M) {
-        return coopLoad<coop_mat16x16<f16, A>>(&slice_a[k * STRIDE_X + m], STRIDE_X);
+        return coopLoad<Left>(&slice_a[k * STRIDE_X + m], STRIDE_X);
     }
-    return coopLoadT<coop_mat16x16<f16, A>>(&slice_a[m * STRIDE_K + k], STRIDE_K);
+    return coopLoadT<Left>(&slice_a[m * STRIDE_K + k], STRIDE_K);
 }
 
-fn load_b(n: u32, k: u32) -> coop_mat16x16<f16, B> {
+fn load_b(n: u32, k: u32) -> Right {
     if (B_ALONG_N) {
-        return coopLoadT<coop_mat16x16<f16, B>>(&slice_b[k * STRIDE_X + n], STRIDE_X);
+        return coopLoadT<Right>(&slice_b[k * STRIDE_X + n], STRIDE_X);
     }
-    return coopLoad<coop_mat16x16<f16, B>>(&slice_b[n * STRIDE_K + k], STRIDE_K);
+    return coopLoad<Right>(&slice_b[n * STRIDE_K + k], STRIDE_K);
 }
 
-// Finishes one matrix of each subgroup, which begins at row m and column n.
-fn finish_matrix(sums: coop_mat16x16<f32, C>, subgroup: u32, lane: u32, batch: u32, m: u32, n: u32) {
-    let mine = subgroup * EDGE * EDGE;
-    coopStoreT(sums, &results[mine], EDGE);
+// Where a quarter of the tile begins: row and column.
+fn quarter(part: u32) -> vec2<u32> {
+    return vec2(part / 2u, part % 2u) * 2u * EDGE;
+}
+
+// Finishes one matrix of each quarter from `first` on below `end`, which begins `shift` from where the quarter does.
+// `sums` is that of `part`; there may be no such quarter.
+fn finish_matrix(sums: Sums, part: u32, first: u32, end: u32, batch: u32, tile: vec2<u32>, shift: vec2<u32>, lid: u32) {
+    if (part < end) {
+        coopStoreT(sums, &results[part * MATRIX], EDGE);
+    }
     workgroupBarrier();
-    for (var i = lane * 4u; i < EDGE * EDGE; i += SUBGROUP * 4u) {
-        let row = m + i / EDGE;
-        let at = mine + i;
-        if (row < p.M) {
-            let sum = vec4(results[at], results[at + 1u], results[at + 2u], results[at + 3u]);
-            finish(sum, batch, row, n + i % EDGE);
+    for (var i = first * MATRIX + lid * 4u; i < end * MATRIX; i += THREADS * 4u) {
+        let to = tile + quarter(i / MATRIX) + shift + vec2(i % MATRIX / EDGE, i % EDGE);
+        if (to.x < p.M) {
+            finish(vec4(results[i], results[i + 1u], results[i + 2u], results[i + 3u]), batch, to.x, to.y);
         }
     }
     workgroupBarrier();
@@ -100,70 +105,69 @@ fn cooperative(
     @builtin(num_workgroups) nwg: vec3<u32>,
     @builtin(local_invocation_index) lid: u32,
     @builtin(subgroup_id) subgroup: u32,
-    @builtin(subgroup_invocation_id) lane: u32,
+    @builtin(num_subgroups) subgroups: u32,
 ) {
     let group = wid.x + wid.y * nwg.x;
     let tiles_m = (p.M + SIDE - 1u) / SIDE;
     let tiles_n = (p.N + SIDE - 1u) / SIDE;
-    let m0 = (group / tiles_n % tiles_m) * SIDE;
-    let n0 = (group % tiles_n) * SIDE;
+    let tile = vec2(group / tiles_n % tiles_m, group % tiles_n) * SIDE;
     let batch = group / (tiles_m * tiles_n) % p.batch;
     let share = group / (tiles_m * tiles_n * p.batch);
-    let first = share * p.share;
-    if (first >= p.K) {
+    let begin = share * p.share;
+    if (begin >= p.K) {
         return;
     }
-    let end = min(p.K, first + p.share);
+    let end = min(p.K, begin + p.share);
     let a_start = p.a_offset + (batch / p.inner) * p.a.z + (batch % p.inner) * p.a.w;
     let b_start = p.b_offset + (batch / p.inner) * p.b.z + (batch % p.inner) * p.b.w;
-    // The quarter of this subgroup.
-    let m = subgroup / 2u * 2u * EDGE;
-    let n = subgroup % 2u * 2u * EDGE;
+    let starts = vec2(a_start, b_start);
+    let to = share * p.batch + batch;
 
-    for (var i = lid; i < SUBGROUPS * EDGE * EDGE; i += THREADS) {
-        results[i] = 0.0;
-    }
-    workgroupBarrier();
-    let zeros = coopLoadT<coop_mat16x16<f32, C>>(&results[subgroup * EDGE * EDGE], EDGE);
-    var sums00 = zeros;
-    var sums01 = zeros;
-    var sums10 = zeros;
-    var sums11 = zeros;
-    var next_a: Quads;
-    var next_b: Quads;
-    fetch(&next_a, &next_b, vec2(a_start, b_start), vec2(m0, n0), first, lid);
-    for (var k0 = first; k0 < end; k0 += BK) {
-        workgroupBarrier();
-        for (var i = 0u; i < LOADS; i++) {
-            let at_a = quad_at(i * THREADS + lid, !A_ALONG_M);
-            let at_b = quad_at(i * THREADS + lid, !B_ALONG_N);
-            let a4 = within(next_a[i], k0 + at_a.y, !A_ALONG_M);
-            let b4 = within(next_b[i], k0 + at_b.y, !B_ALONG_N);
-            let to_a = place(at_a.x, at_a.y, !A_ALONG_M);
-            let to_b = place(at_b.x, at_b.y, !B_ALONG_N);
-            for (var c = 0u; c < 4u; c++) {
-                slice_a[to_a + c] = a4[c];
-                slice_b[to_b + c] = b4[c];
+    // One turn where there are four subgroups.
+    for (var first = 0u; first < PARTS; first += subgroups) {
+        let part = first + subgroup;
+        let at = quarter(part);
+        var sums00: Sums;
+        var sums01: Sums;
+        var sums10: Sums;
+        var sums11: Sums;
+        var next_a: Quads;
+        var next_b: Quads;
+        fetch(&next_a, &next_b, starts, tile, begin, lid);
+        for (var k0 = begin; k0 < end; k0 += BK) {
+            workgroupBarrier();
+            for (var i = 0u; i < LOADS; i++) {
+                let at_a = quad_at(i * THREADS + lid, !A_ALONG_M);
+                let at_b = quad_at(i * THREADS + lid, !B_ALONG_N);
+                let a4 = within(next_a[i], k0 + at_a.y, !A_ALONG_M);
+                let b4 = within(next_b[i], k0 + at_b.y, !B_ALONG_N);
+                let to_a = place(at_a.x, at_a.y, !A_ALONG_M);
+                let to_b = place(at_b.x, at_b.y, !B_ALONG_N);
+                for (var c = 0u; c < 4u; c++) {
+                    slice_a[to_a + c] = a4[c];
+                    slice_b[to_b + c] = b4[c];
+                }
+            }
+            workgroupBarrier();
+            // Beyond the end, what is read from addresses within is not used.
+            fetch(&next_a, &next_b, starts, tile, k0 + BK, lid);
+            if (part < PARTS) {
+                for (var k = 0u; k < BK; k += EDGE) {
+                    let a0 = load_a(at.x, k);
+                    let a1 = load_a(at.x + EDGE, k);
+                    let b0 = load_b(at.y, k);
+                    let b1 = load_b(at.y + EDGE, k);
+                    sums00 = coopMultiplyAdd(a0, b0, sums00);
+                    sums01 = coopMultiplyAdd(a0, b1, sums01);
+                    sums10 = coopMultiplyAdd(a1, b0, sums10);
+                    sums11 = coopMultiplyAdd(a1, b1, sums11);
+                }
             }
         }
-        workgroupBarrier();
-        // Beyond the end, what is read from addresses within is not used.
-        fetch(&next_a, &next_b, vec2(a_start, b_start), vec2(m0, n0), k0 + BK, lid);
-        for (var k = 0u; k < BK; k += EDGE) {
-            let a0 = load_a(m, k);
-            let a1 = load_a(m + EDGE, k);
-            let b0 = load_b(n, k);
-            let b1 = load_b(n + EDGE, k);
-            sums00 = coopMultiplyAdd(a0, b0, sums00);
-            sums01 = coopMultiplyAdd(a0, b1, sums01);
-            sums10 = coopMultiplyAdd(a1, b0, sums10);
-            sums11 = coopMultiplyAdd(a1, b1, sums11);
-        }
+        let last = min(first + subgroups, PARTS);
+        finish_matrix(sums00, part, first, last, to, tile, vec2(0u, 0u), lid);
+        finish_matrix(sums01, part, first, last, to, tile, vec2(0u, EDGE), lid);
+        finish_matrix(sums10, part, first, last, to, tile, vec2(EDGE, 0u), lid);
+        finish_matrix(sums11, part, first, last, to, tile, vec2(EDGE, EDGE), lid);
     }
-
-    let to = share * p.batch + batch;
-    finish_matrix(sums00, subgroup, lane, to, m0 + m, n0 + n);
-    finish_matrix(sums01, subgroup, lane, to, m0 + m, n0 + n + EDGE);
-    finish_matrix(sums10, subgroup, lane, to, m0 + m + EDGE, n0 + n);
-    finish_matrix(sums11, subgroup, lane, to, m0 + m + EDGE, n0 + n + EDGE);
 }

@@ -448,7 +448,7 @@ mod wgpu {
 
     #[test]
     fn a_selector_that_fits_nothing() {
-        for selector in ["no such adapter", "4096", "-1"] {
+        for selector in ["no such adapter", "4096"] {
             let Err(error) = Device::wgpu(selector) else { panic!("{selector} opened") };
             assert!(matches!(error, Error::NoDevice { .. }), "{error:?}");
             assert!(error.to_string().contains(selector), "{error}");

@@ -48,6 +48,9 @@ fn open() -> Vec<Device> {
             report.extend(
                 found.iter().zip(WGPU).map(|(device, how)| format!("RUN on {device}, {how}, checked")),
             );
+            if found.iter().any(has_matrices) {
+                present.push("cooperative");
+            }
             devices.extend(found);
             present.push("wgpu");
         }
@@ -159,6 +162,18 @@ fn open_wgpu() -> std::result::Result<Vec<Device>, String> {
         devices.push(open(&|selector| selector.checked().portable().gpu_kernels())?);
     }
     Ok(devices)
+}
+
+/// Whether there are cooperative matrices that kernels could use.
+#[cfg(feature = "wgpu")]
+pub fn has_matrices(device: &Device) -> bool {
+    use tilewright::device::wgpu::CooperativeMatrices;
+    matches!(device, Device::Wgpu(device) if device.cooperative_matrices() != CooperativeMatrices::Absent)
+}
+
+#[cfg(not(feature = "wgpu"))]
+fn has_matrices(_: &Device) -> bool {
+    false
 }
 
 #[cfg(not(feature = "wgpu"))]

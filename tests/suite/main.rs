@@ -4,10 +4,11 @@
 //! finite differences in f64 on the CPU, [`parity`] holds every device and dtype against that f64 CPU.
 //! The rest is about what ops have in common: views, the graph, errors, random numbers, reproducibility.
 //!
-//! `TILEWRIGHT_REQUIRE=wgpu` makes an absent device a failure; see [`harness::devices`].
+//! `TILEWRIGHT_REQUIRE=wgpu` makes an absent device a failure, `cooperative` one without such matrices; see [`harness::devices`].
 
 mod autograd;
 mod cases;
+mod cooperative;
 #[cfg(feature = "cuda")]
 mod counters;
 mod cuda;

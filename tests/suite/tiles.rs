@@ -20,7 +20,7 @@ fn device(how: impl Fn(Selector) -> Selector) -> Option<(Device, WgpuDevice)> {
     Some((device, wgpu))
 }
 
-fn check(device: &Device, cases: &[Case], dtypes: &[DType], what: &str) {
+pub fn check(device: &Device, cases: &[Case], dtypes: &[DType], what: &str) {
     let mut failures = Vec::new();
     for case in cases {
         for &dtype in dtypes {
@@ -35,13 +35,13 @@ fn check(device: &Device, cases: &[Case], dtypes: &[DType], what: &str) {
 }
 
 /// What ran on the device since it was told to measure.
-fn ran(wgpu: &WgpuDevice) -> BTreeSet<String> {
+pub fn ran(wgpu: &WgpuDevice) -> BTreeSet<String> {
     wgpu.take_profile().unwrap().kernels.iter().map(|kernel| kernel.kernel.to_string()).collect()
 }
 
 /// Products that leave a rest at every edge of every tile, or none, with operands that lie either way; of few shapes, as software
 /// adapters take seconds to compile a large tile.
-fn few() -> Vec<Case> {
+pub fn few() -> Vec<Case> {
     let turned = |x: &[Tensor]| x[0].t()?.matmul(&x[1].t()?);
     vec![
         Case::new("a b", &[(&[2, 131, 19], Normal), (&[2, 19, 133], Normal)], |x| x[0].matmul(&x[1]))
@@ -53,7 +53,7 @@ fn few() -> Vec<Case> {
 }
 
 /// All that may become of a product's sums.
-fn rich(m: usize, k: usize, n: usize, activation: Activation) -> Case {
+pub fn rich(m: usize, k: usize, n: usize, activation: Activation) -> Case {
     let inputs: [(&[usize], _); 4] =
         [(&[m, k], Normal), (&[n, k], Normal), (&[n], Normal), (&[m, n], Normal)];
     let both = move |x: &[Tensor]| -> Result<Tensor> {

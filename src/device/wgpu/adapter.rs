@@ -6,7 +6,11 @@ use std::str::FromStr;
 
 use parking_lot::Mutex;
 
+use super::tuning::Matrices;
 use crate::{Error, Result};
+
+/// In a workgroup, of WebGPU's defaults.
+const MOST_INVOCATIONS: u32 = 256;
 
 /// Which of the machine's adapters to take.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -169,24 +173,34 @@ pub(super) fn adapters() -> Vec<AdapterDescription> {
     adapters.iter().enumerate().map(|(i, adapter)| AdapterDescription::new(i, &adapter.get_info())).collect()
 }
 
-/// Whether kernels could use the adapter's cooperative matrices: of f16 with sums of f32, in subgroups of one size.
-/// `TILEWRIGHT_COOPERATIVE_MATRIX=0` says no for every adapter.
-fn has_cooperative_matrices(adapter: &wgpu::Adapter) -> bool {
+/// The adapter's cooperative matrices, of f16 with sums of f32, if kernels could use them: the larger ones of those that they are
+/// written for. `TILEWRIGHT_COOPERATIVE_MATRIX=0` says that there are none. Where the processor computes them they are slow,
+/// and there only if it is 1.
+fn matrices(adapter: &wgpu::Adapter) -> Option<Matrices> {
     use wgpu::{CooperativeScalarType as Scalar, Features};
     let needed = Features::EXPERIMENTAL_COOPERATIVE_MATRIX | Features::SHADER_F16 | Features::SUBGROUP;
     let info = adapter.get_info();
-    let turned_off = std::env::var("TILEWRIGHT_COOPERATIVE_MATRIX").is_ok_and(|v| v == "0");
-    !turned_off
-        && adapter.features().contains(needed)
-        && info.subgroup_min_size == info.subgroup_max_size
-        && adapter.cooperative_matrix_properties().iter().any(|one| {
-            [one.m_size, one.n_size, one.k_size] == [16; 3]
+    let wanted = match std::env::var("TILEWRIGHT_COOPERATIVE_MATRIX").as_deref() {
+        Ok("0") => false,
+        Ok("1") => true,
+        _ => info.device_type != wgpu::DeviceType::Cpu,
+    };
+    let there = adapter.cooperative_matrix_properties();
+    let has = |edge: &u32| {
+        let fits = |one: &wgpu::CooperativeMatrixProperties| {
+            [one.m_size, one.n_size, one.k_size] == [*edge; 3]
                 && (one.ab_type, one.cr_type) == (Scalar::F16, Scalar::F32)
-        })
+        };
+        there.iter().any(fits)
+    };
+    let threads = 4 * info.subgroup_max_size;
+    let usable = wanted && adapter.features().contains(needed) && (32..=MOST_INVOCATIONS).contains(&threads);
+    let edge = [16, 8].into_iter().find(has).filter(|_| usable)?;
+    Some(Matrices { edge, threads })
 }
 
-/// Opens what `selector` asks for, and says which adapter it was.
-pub(super) fn open(selector: &Selector) -> Result<(wgpu::Device, wgpu::Queue, usize)> {
+/// Opens what `selector` asks for, and says which adapter it was, and what cooperative matrices the device has.
+pub(super) fn open(selector: &Selector) -> Result<(wgpu::Device, wgpu::Queue, usize, Option<Matrices>)> {
     let _one_at_a_time = OPENING.lock();
     let adapters = enumerate();
     let infos: Vec<wgpu::AdapterInfo> = adapters.iter().map(wgpu::Adapter::get_info).collect();
@@ -224,16 +238,17 @@ pub(super) fn open(selector: &Selector) -> Result<(wgpu::Device, wgpu::Queue, us
         };
         pollster::block_on(adapter.request_device(&descriptor))
     };
-    let with =
-        if !selector.portable && has_cooperative_matrices(adapter) { request(true).ok() } else { None };
+    let matrices = if selector.portable { None } else { matrices(adapter) };
     // An experiment that fails is no reason to have no device.
-    let (device, queue) = match with {
-        Some(opened) => opened,
-        None => {
-            request(false).map_err(|error| no_device(format!("{} does not open: {error}", found[index])))?
-        }
-    };
-    Ok((device, queue, index))
+    if let Some(matrices) = matrices
+        && let Ok((device, queue)) = request(true)
+    {
+        return Ok((device, queue, index, Some(matrices)));
+    }
+    let opened = request(false);
+    let (device, queue) =
+        opened.map_err(|error| no_device(format!("{} does not open: {error}", found[index])))?;
+    Ok((device, queue, index, None))
 }
 
 fn choose(

@@ -31,7 +31,7 @@ pub use adapter::{AdapterChoice, AdapterDescription, Selector};
 pub(crate) use memory::ALIGNMENT;
 pub use memory::Buffer;
 pub use tuning::{CooperativeMatrices, MatmulTile};
-pub(crate) use tuning::{MatmulClass, Tuned};
+pub(crate) use tuning::{MatmulClass, Matrices, Tuned};
 
 pub use super::kernel::{Constant, Kernel, Work};
 
@@ -71,6 +71,8 @@ struct Inner {
     /// Whether a software adapter gets the kernels for GPUs.
     gpu_kernels: bool,
     tuning: Mutex<Tuning>,
+    /// Those of a device that the crate has opened: of others it is not known how large they are.
+    matrices: Option<Matrices>,
     cooperative: Mutex<CooperativeMatrices>,
     /// The random numbers of this device, see `Device::set_seed`.
     generator: Mutex<Stream>,
@@ -119,14 +121,14 @@ impl WgpuDevice {
     /// [`Error::NoDevice`], with the adapters that there are, if none fits or it does not open; [`Error::Argument`] for a tile in
     /// `TILEWRIGHT_MATMUL_TILE` that there is not.
     pub fn new(selector: &Selector) -> Result<Self> {
-        let (device, queue, index) = adapter::open(selector)?;
+        let (device, queue, index, matrices) = adapter::open(selector)?;
         let adapter = device.adapter_info();
         let name = format!("wgpu:{index} ({}, {:?})", adapter.name, adapter.backend);
         let faults = Faults::new(name.clone());
         let uncaptured = faults.clone();
         device.on_uncaptured_error(Arc::new(move |error| uncaptured.set_stray(error)));
         let clock = Clock::default();
-        Self::assemble(Gpu { device, queue, faults, name, clock }, adapter, Some(selector))
+        Self::assemble(Gpu { device, queue, faults, name, clock }, adapter, Some(selector), matrices)
     }
 
     /// A device beside wgpu code of your own, on its device and queue.
@@ -142,11 +144,16 @@ impl WgpuDevice {
         let name = format!("wgpu ({}, {:?})", adapter.name, adapter.backend);
         let faults = Faults::new(name.clone());
         let clock = Clock::default();
-        Self::assemble(Gpu { device, queue, faults, name, clock }, adapter, None)
+        Self::assemble(Gpu { device, queue, faults, name, clock }, adapter, None, None)
     }
 
     /// `opened` is what the crate was asked for, if it has opened the device.
-    fn assemble(gpu: Gpu, adapter: wgpu::AdapterInfo, opened: Option<&Selector>) -> Result<Self> {
+    fn assemble(
+        gpu: Gpu,
+        adapter: wgpu::AdapterInfo,
+        opened: Option<&Selector>,
+        matrices: Option<Matrices>,
+    ) -> Result<Self> {
         let tuning = Mutex::new(Tuning::from_environment()?);
         let checked = opened.is_some_and(|selector| selector.checked)
             || std::env::var("TILEWRIGHT_CHECKED").is_ok_and(|v| v == "1");
@@ -167,7 +174,11 @@ impl WgpuDevice {
             checked,
             gpu_kernels: opened.is_some_and(|selector| selector.gpu_kernels),
             tuning,
-            cooperative: Mutex::new(CooperativeMatrices::of(&gpu.device, opened.is_some())),
+            matrices,
+            cooperative: Mutex::new(match matrices {
+                Some(_) => CooperativeMatrices::Untried,
+                None => CooperativeMatrices::Absent,
+            }),
             generator: Mutex::new(Stream { seed: 0, offset: 0 }),
             gpu,
         })))

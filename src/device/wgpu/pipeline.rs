@@ -116,6 +116,9 @@ pub(super) fn wgsl(kernel: &Kernel) -> std::result::Result<String, String> {
     }
     if kernel.source.iter().any(|part| part.contains("coop_mat")) {
         text.push_str("enable wgpu_cooperative_matrix;\n");
+        // naga wants cooperative matrices where control flow is uniform in the workgroup, and they need it in the subgroup: to branch on
+        // a subgroup's number is right. Its word for that is the one of derivatives.
+        text.push_str("diagnostic(off, derivative_uniformity);\n");
     }
     for (name, value) in &kernel.constants {
         let declared = match *value {

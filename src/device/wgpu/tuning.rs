@@ -68,8 +68,8 @@ impl FromStr for MatmulTile {
 /// them is preceded by two small ones of whole numbers, whose results must be those of the plain kernel, bit by bit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CooperativeMatrices {
-    /// There are none that the kernels could use (16 x 16 x 16, in subgroups of one size), or
-    /// `TILEWRIGHT_COOPERATIVE_MATRIX=0` turned them off.
+    /// There are none that the kernels could use (16 x 16 x 16 or 8 x 8 x 8), or `TILEWRIGHT_COOPERATIVE_MATRIX=0` turned them
+    /// off, or the adapter is a software one, which has them only with `TILEWRIGHT_COOPERATIVE_MATRIX=1`.
     Absent,
     /// There are some, and no product has needed them yet.
     Untried,
@@ -79,12 +79,23 @@ pub enum CooperativeMatrices {
     Refused,
 }
 
-impl CooperativeMatrices {
-    /// Of a device as it was opened; one that the crate has not opened may have the feature with other sizes.
-    pub(super) fn of(device: &wgpu::Device, ours: bool) -> Self {
-        let there = device.features().contains(wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX);
-        if ours && there { CooperativeMatrices::Untried } else { CooperativeMatrices::Absent }
-    }
+/// The cooperative matrices of a device, as kernels use them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Matrices {
+    /// Rows and columns of each: 8 or 16.
+    pub edge: u32,
+    /// Invocations of a workgroup of at least four subgroups, whatever size the driver picks for these.
+    pub threads: u32,
+}
+
+#[cfg(test)]
+impl Matrices {
+    /// Those of lavapipe, NVIDIA and AMD.
+    pub const ALL: [Matrices; 3] = [
+        Matrices { edge: 8, threads: 32 },
+        Matrices { edge: 16, threads: 128 },
+        Matrices { edge: 16, threads: 256 },
+    ];
 }
 
 /// Matrix products that are served by one tile.
@@ -211,15 +222,15 @@ impl WgpuDevice {
         *self.0.cooperative.lock()
     }
 
-    /// The subgroup size of cooperative matrices, if they may be used: `agrees` is asked once, where there are some.
-    pub(crate) fn cooperative_subgroup(&self, agrees: impl FnOnce(u32) -> bool) -> Option<u32> {
-        let subgroup = self.0.adapter.subgroup_min_size;
+    /// The cooperative matrices, if they may be used: `agrees` is asked once, where there are some.
+    pub(crate) fn matrices(&self, agrees: impl FnOnce(Matrices) -> bool) -> Option<Matrices> {
+        let matrices = self.0.matrices?;
         // Others who ask meanwhile wait for the answer.
         let mut state = self.0.cooperative.lock();
         if *state == CooperativeMatrices::Untried {
-            *state = if agrees(subgroup) { CooperativeMatrices::Used } else { CooperativeMatrices::Refused };
+            *state = if agrees(matrices) { CooperativeMatrices::Used } else { CooperativeMatrices::Refused };
         }
-        (*state == CooperativeMatrices::Used).then_some(subgroup)
+        (*state == CooperativeMatrices::Used).then_some(matrices)
     }
 
     /// About how many workgroups keep the device busy: WebGPU tells the kind of a device, not how many cores it has.

@@ -279,6 +279,8 @@ pub const ONLINE_SOFTMAX: &str = include_str!("../../../kernels/common/online_so
 pub const REDUCE: &str = include_str!("../../../kernels/common/reduce.wgsl");
 pub const REDUCE_SUBGROUP: &str = include_str!("../../../kernels/common/reduce_subgroup.wgsl");
 pub const HALF: &str = include_str!("../../../kernels/common/half.wgsl");
+pub const MATRICES_8: &str = include_str!("../../../kernels/common/matrices8.wgsl");
+pub const MATRICES_16: &str = include_str!("../../../kernels/common/matrices16.wgsl");
 pub const PHILOX: &str = include_str!("../../../kernels/common/philox.wgsl");
 pub const ACTIVATIONS: &str = include_str!("../../../kernels/activation/functions.wgsl");
 

@@ -5,10 +5,14 @@ use bytemuck::{Pod, Zeroable};
 use super::{Activation, Operand, Product};
 #[cfg(test)]
 use crate::device::wgpu::launched::Launched;
-use crate::device::wgpu::{Binding, Buffer, Class, Kernel, MatmulClass, MatmulTile, WgpuDevice, Work, fold_groups};
+use crate::device::wgpu::{
+    Binding, Buffer, Class, Kernel, MatmulClass, MatmulTile, Matrices, WgpuDevice, Work, fold_groups,
+};
 #[cfg(test)]
 use crate::ops::launch::wgpu::FLOATS;
-use crate::ops::launch::wgpu::{ACTIVATIONS, LOOPS, Width, by_width, of_width, output};
+use crate::ops::launch::wgpu::{
+    ACTIVATIONS, LOOPS, MATRICES_8, MATRICES_16, Width, by_width, of_width, output,
+};
 use crate::ops::launch::windows;
 use crate::{DType, Device, Result, Shape, Tensor};
 
@@ -348,8 +352,8 @@ enum Kind {
     Thin { rows: u32 },
     /// For GPUs; products and short sums may be f16.
     Tiled { tile: Tile, f16: bool },
-    /// Of f16, for GPUs with cooperative matrices and subgroups of this size.
-    Cooperative { subgroup: u32 },
+    /// Of f16, for devices with cooperative matrices.
+    Cooperative(Matrices),
 }
 
 impl Kind {
@@ -437,8 +441,8 @@ const THIN_LANES_N: u32 = 4;
 /// The most rows of the thin kernel.
 const THIN_ROWS: usize = 8;
 
-/// The tile of the cooperative kernel, and the depth of its slices.
-const COOPERATIVE_SIDE: usize = 64;
+/// `SIDE` of the cooperative kernel in matrices, and `BK`.
+const COOPERATIVE_MATRICES: usize = 4;
 const COOPERATIVE_DEPTH: usize = 32;
 
 /// Workgroup size of the kernel that adds shares up.
@@ -456,20 +460,20 @@ impl Plan {
         let f16 = dtype == DType::F16 && device.allows_f16_arithmetic();
         let kind = match device.matmul_tile() {
             Some(name) => Kind::tiled(Tile::named(name), f16),
+            None if m > THIN_ROWS && let Some(matrices) = cooperative(device, dtype) => {
+                Kind::Cooperative(matrices)
+            }
             None if class.software => {
                 let rows = if m > 16 { 32 } else { (m as u32).next_multiple_of(8) };
                 Kind::Direct { rows, sharing: sharing(class) }
             }
             None if m <= THIN_ROWS => Kind::Thin { rows: (m as u32).next_power_of_two() },
-            None => match cooperative(device, dtype) {
-                Some(subgroup) => Kind::Cooperative { subgroup },
-                None => {
-                    let Access { across, quads } = access;
-                    let measured = tune::tile(device, MatmulClass { sizes, across, quads, dtype, f16 });
-                    let by_size = || Tile::best(device.workgroups_to_fill(), sizes);
-                    Kind::tiled(measured.map_or_else(by_size, Tile::named), f16)
-                }
-            },
+            None => {
+                let Access { across, quads } = access;
+                let measured = tune::tile(device, MatmulClass { sizes, across, quads, dtype, f16 });
+                let by_size = || Tile::best(device.workgroups_to_fill(), sizes);
+                Kind::tiled(measured.map_or_else(by_size, Tile::named), f16)
+            }
         };
         Plan::of(kind, device, sizes)
     }
@@ -494,7 +498,7 @@ impl Plan {
     fn share(&self, k: usize) -> usize {
         let slice = match self.kind {
             Kind::Tiled { tile, .. } => tile.k as usize,
-            Kind::Cooperative { .. } => COOPERATIVE_DEPTH,
+            Kind::Cooperative(_) => COOPERATIVE_DEPTH,
             Kind::Direct { .. } | Kind::Thin { .. } => 4,
         };
         k.max(1).div_ceil(self.shares.max(1)).next_multiple_of(slice)
@@ -516,7 +520,10 @@ impl Plan {
             Kind::Direct { .. } => (with_operands!(BLOCKS, LANES, DIRECT), "direct"),
             Kind::Thin { .. } => (with_operands!(BLOCKS, THIN), "thin"),
             Kind::Tiled { .. } => (with_operands!(BLOCKS, TILED), "tiled"),
-            Kind::Cooperative { .. } => (with_operands!(COOPERATIVE), "cooperative"),
+            Kind::Cooperative(Matrices { edge: 8, .. }) => {
+                (with_operands!(MATRICES_8, COOPERATIVE), "cooperative")
+            }
+            Kind::Cooperative(_) => (with_operands!(MATRICES_16, COOPERATIVE), "cooperative"),
         }
     }
 
@@ -541,7 +548,7 @@ impl Plan {
                 .with("TN", tile.own[1])
                 .with("C", if f16 { DType::F16 } else { DType::F32 })
                 .with("SHORT_SUMS", f16),
-            Kind::Cooperative { subgroup } => kernel.with("SUBGROUP", subgroup),
+            Kind::Cooperative(Matrices { edge, threads }) => kernel.with("EDGE", edge).with("THREADS", threads),
         }
     }
 
@@ -553,7 +560,10 @@ impl Plan {
             }
             Kind::Thin { .. } => n.div_ceil(4 * THIN_LANES_N as usize),
             Kind::Tiled { tile, .. } => tile.groups(m, n),
-            Kind::Cooperative { .. } => m.div_ceil(COOPERATIVE_SIDE) * n.div_ceil(COOPERATIVE_SIDE),
+            Kind::Cooperative(Matrices { edge, .. }) => {
+                let side = COOPERATIVE_MATRICES * edge as usize;
+                m.div_ceil(side) * n.div_ceil(side)
+            }
         };
         groups * batch
     }
@@ -563,13 +573,13 @@ impl Plan {
     }
 }
 
-/// The subgroup size of the device's cooperative matrices, if they serve this dtype and were found to compute right.
-fn cooperative(device: &WgpuDevice, dtype: DType) -> Option<u32> {
-    let agrees = |subgroup| {
-        let kind = Kind::Cooperative { subgroup };
-        agrees_with_plain(device, Plan { kind, shares: 1 }).unwrap_or(false)
+/// The device's cooperative matrices, if they serve this dtype and were found to compute right.
+fn cooperative(device: &WgpuDevice, dtype: DType) -> Option<Matrices> {
+    let agrees = |matrices| {
+        let plan = Plan { kind: Kind::Cooperative(matrices), shares: 1 };
+        agrees_with_plain(device, plan).unwrap_or(false)
     };
-    (dtype == DType::F16).then(|| device.cooperative_subgroup(agrees)).flatten()
+    (dtype == DType::F16).then(|| device.matrices(agrees)).flatten()
 }
 
 /// Whether a plan computes what the plain tiled kernel does, bit by bit: of f16 products of whole numbers whose sums f16 has too,
@@ -631,8 +641,8 @@ pub(crate) fn launched(class: Class) -> Vec<Launched> {
             let f16 = TILES.into_iter().filter(|tile| dtype == DType::F16 && tile.has_room());
             let f16 = f16.map(|tile| Kind::Tiled { tile, f16: true });
             let thin = [1, 2, 4, 8].map(|rows| Kind::Thin { rows });
-            let cooperative = class.subgroups.filter(|_| dtype == DType::F16);
-            let cooperative = cooperative.map(|_| Kind::Cooperative { subgroup: 32 });
+            let cooperative = Matrices::ALL.into_iter().filter(|_| dtype == DType::F16 && class.subgroups.is_some());
+            let cooperative = cooperative.map(Kind::Cooperative);
             thin.into_iter().chain(tiled).chain(f16).chain(cooperative).collect()
         };
         for kind in kinds {
@@ -692,6 +702,24 @@ mod tests {
         }
         let direct = Plan { kind: Kind::Direct { rows: 32, sharing: sharing(device.class()) }, shares: 1 };
         assert!(agrees_with_plain(&device, direct)?);
+        Ok(())
+    }
+
+    /// Fewer subgroups than quarters of a tile, as many, and more.
+    #[test]
+    fn cooperative_matrices_in_any_number_of_subgroups() -> Result<()> {
+        let device = WgpuDevice::new(&"software".into()).ok();
+        let Some((device, matrices)) = device.and_then(|device| Some((device.clone(), device.matrices(|_| true)?)))
+        else {
+            println!("NOT RUN: there is no software adapter with cooperative matrices, or they are off");
+            return Ok(());
+        };
+        for threads in [8, 16, 32, 64, 128] {
+            let kind = Kind::Cooperative(Matrices { threads, ..matrices });
+            for shares in [1, 2] {
+                assert!(agrees_with_plain(&device, Plan { kind, shares })?, "{threads} invocations, {shares} shares");
+            }
+        }
         Ok(())
     }
 
