@@ -712,6 +712,8 @@ mod tests {
         let Some((device, matrices)) = device.and_then(|device| Some((device.clone(), device.matrices(|_| true)?)))
         else {
             println!("NOT RUN: there is no software adapter with cooperative matrices, or they are off");
+            let required = std::env::var("TILEWRIGHT_REQUIRE").unwrap_or_default();
+            assert!(!required.split(',').any(|name| name == "cooperative"), "TILEWRIGHT_REQUIRE names cooperative");
             return Ok(());
         };
         for threads in [8, 16, 32, 64, 128] {
