@@ -196,7 +196,7 @@ fn matrices(adapter: &wgpu::Adapter) -> Option<Matrices> {
     let threads = 4 * info.subgroup_max_size;
     let usable = wanted && adapter.features().contains(needed) && (32..=MOST_INVOCATIONS).contains(&threads);
     let edge = [16, 8].into_iter().find(has).filter(|_| usable)?;
-    Some(Matrices { edge, threads })
+    Some(Matrices { edge, threads, quads: info.backend != wgpu::Backend::Metal })
 }
 
 /// Opens what `selector` asks for, and says which adapter it was, and what cooperative matrices the device has.

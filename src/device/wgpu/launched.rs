@@ -104,7 +104,8 @@ pub(super) fn sources(software: bool) -> Vec<Source> {
     by_name.into_values().collect()
 }
 
-/// What the source asks of a device beyond WebGPU's defaults.
+/// What the source asks of a device beyond WebGPU's defaults, of which only cooperative matrices may: with these come 32 KiB of
+/// workgroup memory.
 fn beyond_defaults(source: &Source, module: &naga::Module, info: &ModuleInfo) -> Option<String> {
     let limits = wgpu::Limits::defaults();
     let place = module.entry_points.iter().position(|entry| entry.name == source.entry)?;
@@ -120,7 +121,7 @@ fn beyond_defaults(source: &Source, module: &naga::Module, info: &ModuleInfo) ->
         memory.map(|global| module.types[global.ty].inner.size(module.to_ctx()).next_multiple_of(16)).sum();
     let buffers = used().filter(|global| matches!(global.space, naga::AddressSpace::Storage { .. })).count();
     let fits = x * y * z <= limits.max_compute_invocations_per_workgroup
-        && memory <= limits.max_compute_workgroup_storage_size
+        && memory <= if source.cooperative { 32 << 10 } else { limits.max_compute_workgroup_storage_size }
         && buffers <= limits.max_storage_buffers_per_shader_stage as usize;
     (!fits).then(|| format!("{} invocations, {memory} bytes, {buffers} buffers", x * y * z))
 }

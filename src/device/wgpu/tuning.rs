@@ -86,15 +86,18 @@ pub(crate) struct Matrices {
     pub edge: u32,
     /// Invocations of a workgroup of at least four subgroups, whatever size the driver picks for these.
     pub threads: u32,
+    /// They are loaded from quads of workgroup memory as well as from scalars: everywhere but in what naga writes for Metal.
+    pub quads: bool,
 }
 
 #[cfg(test)]
 impl Matrices {
-    /// Those of lavapipe, NVIDIA and AMD.
-    pub const ALL: [Matrices; 3] = [
-        Matrices { edge: 8, threads: 32 },
-        Matrices { edge: 16, threads: 128 },
-        Matrices { edge: 16, threads: 256 },
+    /// Those of lavapipe, Apple, NVIDIA and AMD.
+    pub const ALL: [Matrices; 4] = [
+        Matrices { edge: 8, threads: 32, quads: true },
+        Matrices { edge: 8, threads: 128, quads: false },
+        Matrices { edge: 16, threads: 128, quads: true },
+        Matrices { edge: 16, threads: 256, quads: true },
     ];
 }
 

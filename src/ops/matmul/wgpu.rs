@@ -28,6 +28,8 @@ const DIRECT: &str = include_str!("../../../kernels/matmul/direct.wgsl");
 const TILED: &str = include_str!("../../../kernels/matmul/tiled.wgsl");
 const THIN: &str = include_str!("../../../kernels/matmul/thin.wgsl");
 const COOPERATIVE: &str = include_str!("../../../kernels/matmul/cooperative.wgsl");
+const SLICES_QUADS: &str = include_str!("../../../kernels/matmul/slices_quads.wgsl");
+const SLICES_SCALARS: &str = include_str!("../../../kernels/matmul/slices_scalars.wgsl");
 const SPLITS: &str = include_str!("../../../kernels/matmul/splits.wgsl");
 
 /// `Params` of kernels/matmul/epilogue.wgsl.
@@ -352,8 +354,8 @@ enum Kind {
     Thin { rows: u32 },
     /// For GPUs; products and short sums may be f16.
     Tiled { tile: Tile, f16: bool },
-    /// Of f16, for devices with cooperative matrices.
-    Cooperative(Matrices),
+    /// Of f16, for devices with cooperative matrices; `span` of them are a side of a quarter of the tile.
+    Cooperative { matrices: Matrices, span: u32 },
 }
 
 impl Kind {
@@ -404,8 +406,7 @@ impl Tile {
         let suits = |tile: &&Tile| {
             // Rather smaller tiles than a cut of K, but a cut rather than tiles that are bound by workgroup memory.
             let cuts = if tile.m * tile.n > 64 * 64 { 1 } else { most_shares(k) };
-            let little_lost = 8 * tile.padded(m, n) <= 9 * smallest.padded(m, n);
-            tile.groups(m, n) * batch * cuts >= fill && little_lost
+            tile.groups(m, n) * batch * cuts >= fill && tile.loses_little(&smallest, m, n)
         };
         *TILES.iter().find(suits).unwrap_or(&smallest)
     }
@@ -417,6 +418,11 @@ impl Tile {
 
     fn groups(&self, m: usize, n: usize) -> usize {
         m.div_ceil(self.m as usize) * n.div_ceil(self.n as usize)
+    }
+
+    /// At the edges, beside a smaller tile.
+    fn loses_little(&self, smaller: &Tile, m: usize, n: usize) -> bool {
+        8 * self.padded(m, n) <= 9 * smaller.padded(m, n)
     }
 
     fn padded(&self, m: usize, n: usize) -> usize {
@@ -441,9 +447,9 @@ const THIN_LANES_N: u32 = 4;
 /// The most rows of the thin kernel.
 const THIN_ROWS: usize = 8;
 
-/// `SIDE` of the cooperative kernel in matrices, and `BK`.
-const COOPERATIVE_MATRICES: usize = 4;
-const COOPERATIVE_DEPTH: usize = 32;
+/// `SPAN` of the cooperative kernel, the larger first, and `BK`.
+const SPANS: [u32; 2] = [4, 2];
+const COOPERATIVE_DEPTH: u32 = 32;
 
 /// Workgroup size of the kernel that adds shares up.
 const SPLITS_BLOCK: u32 = 256;
@@ -461,7 +467,7 @@ impl Plan {
         let kind = match device.matmul_tile() {
             Some(name) => Kind::tiled(Tile::named(name), f16),
             None if m > THIN_ROWS && let Some(matrices) = cooperative(device, dtype) => {
-                Kind::Cooperative(matrices)
+                Kind::Cooperative { matrices, span: span(device, matrices, sizes) }
             }
             None if class.software => {
                 let rows = if m > 16 { 32 } else { (m as u32).next_multiple_of(8) };
@@ -498,7 +504,7 @@ impl Plan {
     fn share(&self, k: usize) -> usize {
         let slice = match self.kind {
             Kind::Tiled { tile, .. } => tile.k as usize,
-            Kind::Cooperative(_) => COOPERATIVE_DEPTH,
+            Kind::Cooperative { .. } => COOPERATIVE_DEPTH as usize,
             Kind::Direct { .. } | Kind::Thin { .. } => 4,
         };
         k.max(1).div_ceil(self.shares.max(1)).next_multiple_of(slice)
@@ -520,10 +526,15 @@ impl Plan {
             Kind::Direct { .. } => (with_operands!(BLOCKS, LANES, DIRECT), "direct"),
             Kind::Thin { .. } => (with_operands!(BLOCKS, THIN), "thin"),
             Kind::Tiled { .. } => (with_operands!(BLOCKS, TILED), "tiled"),
-            Kind::Cooperative(Matrices { edge: 8, .. }) => {
-                (with_operands!(MATRICES_8, COOPERATIVE), "cooperative")
+            Kind::Cooperative { matrices, .. } => {
+                let source = match (matrices.edge, matrices.quads) {
+                    (8, true) => with_operands!(MATRICES_8, SLICES_QUADS, COOPERATIVE),
+                    (8, false) => with_operands!(MATRICES_8, SLICES_SCALARS, COOPERATIVE),
+                    (_, true) => with_operands!(MATRICES_16, SLICES_QUADS, COOPERATIVE),
+                    (_, false) => with_operands!(MATRICES_16, SLICES_SCALARS, COOPERATIVE),
+                };
+                (source, "cooperative")
             }
-            Kind::Cooperative(_) => (with_operands!(MATRICES_16, COOPERATIVE), "cooperative"),
         }
     }
 
@@ -548,7 +559,9 @@ impl Plan {
                 .with("TN", tile.own[1])
                 .with("C", if f16 { DType::F16 } else { DType::F32 })
                 .with("SHORT_SUMS", f16),
-            Kind::Cooperative(Matrices { edge, threads }) => kernel.with("EDGE", edge).with("THREADS", threads),
+            Kind::Cooperative { matrices: Matrices { edge, threads, .. }, span } => {
+                kernel.with("EDGE", edge).with("SPAN", span).with("THREADS", threads)
+            }
         }
     }
 
@@ -560,10 +573,7 @@ impl Plan {
             }
             Kind::Thin { .. } => n.div_ceil(4 * THIN_LANES_N as usize),
             Kind::Tiled { tile, .. } => tile.groups(m, n),
-            Kind::Cooperative(Matrices { edge, .. }) => {
-                let side = COOPERATIVE_MATRICES * edge as usize;
-                m.div_ceil(side) * n.div_ceil(side)
-            }
+            Kind::Cooperative { matrices, span } => cooperative_tile(matrices, span).groups(m, n),
         };
         groups * batch
     }
@@ -576,10 +586,26 @@ impl Plan {
 /// The device's cooperative matrices, if they serve this dtype and were found to compute right.
 fn cooperative(device: &WgpuDevice, dtype: DType) -> Option<Matrices> {
     let agrees = |matrices| {
-        let plan = Plan { kind: Kind::Cooperative(matrices), shares: 1 };
-        agrees_with_plain(device, plan).unwrap_or(false)
+        SPANS.into_iter().all(|span| {
+            let plan = Plan { kind: Kind::Cooperative { matrices, span }, shares: 1 };
+            agrees_with_plain(device, plan).unwrap_or(false)
+        })
     };
     (dtype == DType::F16).then(|| device.matrices(agrees)).flatten()
+}
+
+/// What a workgroup of cooperative.wgsl computes, no part of which is one invocation's own.
+fn cooperative_tile(matrices: Matrices, span: u32) -> Tile {
+    let side = 2 * span * matrices.edge;
+    Tile { m: side, n: side, k: COOPERATIVE_DEPTH, own: [0; 2] }
+}
+
+/// The larger one where its tiles fill the device and lose little at the edges.
+fn span(device: &WgpuDevice, matrices: Matrices, [m, n, _, batch]: [usize; 4]) -> u32 {
+    let [large, small] = SPANS;
+    let [tile, smaller] = SPANS.map(|span| cooperative_tile(matrices, span));
+    let fills = tile.groups(m, n) * batch >= device.workgroups_to_fill();
+    if fills && tile.loses_little(&smaller, m, n) { large } else { small }
 }
 
 /// Whether a plan computes what the plain tiled kernel does, bit by bit: of f16 products of whole numbers whose sums f16 has too,
@@ -642,7 +668,8 @@ pub(crate) fn launched(class: Class) -> Vec<Launched> {
             let f16 = f16.map(|tile| Kind::Tiled { tile, f16: true });
             let thin = [1, 2, 4, 8].map(|rows| Kind::Thin { rows });
             let cooperative = Matrices::ALL.into_iter().filter(|_| dtype == DType::F16 && class.subgroups.is_some());
-            let cooperative = cooperative.map(Kind::Cooperative);
+            let cooperative =
+                cooperative.flat_map(|matrices| SPANS.map(|span| Kind::Cooperative { matrices, span }));
             thin.into_iter().chain(tiled).chain(f16).chain(cooperative).collect()
         };
         for kind in kinds {
@@ -716,11 +743,11 @@ mod tests {
             assert!(!required.split(',').any(|name| name == "cooperative"), "TILEWRIGHT_REQUIRE names cooperative");
             return Ok(());
         };
-        for threads in [8, 16, 32, 64, 128] {
-            let kind = Kind::Cooperative(Matrices { threads, ..matrices });
-            for shares in [1, 2] {
-                assert!(agrees_with_plain(&device, Plan { kind, shares })?, "{threads} invocations, {shares} shares");
-            }
+        // Software adapters take seconds to compile each.
+        for (threads, span, quads, shares) in [(8, 2, true, 2), (16, 4, false, 1), (32, 4, true, 2), (128, 2, false, 1)] {
+            let matrices = Matrices { threads, quads, ..matrices };
+            let plan = Plan { kind: Kind::Cooperative { matrices, span }, shares };
+            assert!(agrees_with_plain(&device, plan)?, "{plan:?}");
         }
         Ok(())
     }
