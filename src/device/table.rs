@@ -1,12 +1,20 @@
 //! Tables of what compilers make of kernels: files that tests hold, and write anew when they are asked to.
 
+/// The file at `path`, of the crate's folder.
+pub(super) fn read(path: &str) -> String {
+    std::fs::read_to_string(file(path)).expect("the table can be read")
+}
+
+fn file(path: &str) -> std::path::PathBuf {
+    std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
+}
+
 /// Fails if the file at `path`, of the crate's folder, is not `table`; with `TILEWRIGHT_WRITE_RESOURCES` set it becomes that.
 pub(super) fn hold(path: &str, table: &str) {
-    let file = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
     if std::env::var("TILEWRIGHT_WRITE_RESOURCES").is_ok() {
-        std::fs::write(&file, table).expect("the table can be written");
+        std::fs::write(file(path), table).expect("the table can be written");
     }
-    let kept = std::fs::read_to_string(&file).expect("the table can be read");
+    let kept = read(path);
     let known: std::collections::HashSet<&str> = kept.lines().collect();
     let differs: Vec<&str> = table.lines().filter(|line| !known.contains(line)).collect();
     assert!(
