@@ -39,14 +39,14 @@ def random(*shape, dtype=BF16, grad=False):
 
 def matmuls():
     torch.backends.cuda.matmul.allow_tf32 = False
-    for dtype, name in [(torch.float32, "f32"), (BF16, "bf16")]:
+    for dtype, name in [(torch.float32, "f32"), (BF16, "bf16"), (torch.float16, "f16")]:
         for n in (4096, 8192):
             a, b = random(n, n, dtype=dtype), random(n, n, dtype=dtype)
             measure(f"matmul_{n}_{name}", lambda: a @ b)
     shapes = [("qkv", 2304, 768), ("proj", 768, 768), ("fc", 3072, 768), ("out", 768, 3072), ("head", 50304, 768)]
     for name, n, k in shapes:
         x, w = random(8192, k), random(n, k)
-        measure(f"matmul_{name}_bf16", lambda: F.linear(x, w))
+        measure(f"matmul_{name}", lambda: F.linear(x, w))
 
 
 def attentions():

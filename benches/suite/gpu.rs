@@ -1,4 +1,5 @@
-//! What GPUs are compared by, at sizes for them: benches/torch_gpu.py has the same cases under the same names.
+//! What GPUs are compared by, at sizes for them: benches/torch_gpu.py has the same cases under the same names, in bf16 where they name no
+//! dtype. Through wgpu those are f16.
 //!
 //! Iterations are queued and waited for together, so that what is measured is the device, or the host where it cannot
 //! keep up.
@@ -10,7 +11,7 @@ use criterion::{BenchmarkGroup, Criterion, Throughput};
 use tilewright::optim::{AdamW, AdamWConfig};
 use tilewright::{AttentionOptions, DType, Device, Result, Tensor, Var};
 
-use crate::gpt::{GPT2_124M, Gpt};
+use crate::gpt::{GPT2_124M, Gpt, GptSize};
 use crate::{device, wait};
 
 /// True for what is neither a processor nor a simulation.
@@ -22,6 +23,11 @@ fn is_gpu(device: &Device) -> bool {
         #[cfg(feature = "wgpu")]
         Device::Wgpu(wgpu) => !wgpu.is_software(),
     }
+}
+
+/// The 16 bits of the cases that do not name their dtype: those that the device multiplies in.
+fn half(device: &Device) -> DType {
+    if matches!(device, Device::Wgpu(_)) { DType::F16 } else { DType::BF16 }
 }
 
 type Group<'a> = BenchmarkGroup<'a, WallTime>;
@@ -56,7 +62,7 @@ fn random(shape: &[usize], dtype: DType) -> Result<Tensor> {
 /// `a b`, or `x w^T` as linear layers have it.
 fn matmul(group: &mut Group<'_>, name: &str, [m, n, k]: [usize; 3], linear: bool, dtype: DType) {
     let work = Throughput::Elements(2 * (m * n * k) as u64);
-    case(group, format!("matmul_{name}_{dtype}"), work, || {
+    case(group, format!("matmul_{name}"), work, || {
         let shape = if linear { [n, k] } else { [k, n] };
         let (a, b) = (random(&[m, k], dtype)?, random(&shape, dtype)?);
         Ok(move || if linear { a.linear(&b, None) } else { a.matmul(&b) })
@@ -72,8 +78,9 @@ fn attention(group: &mut Group<'_>, len: usize, d: usize, backward: bool) {
     let work = Throughput::Elements(flops as u64);
     case(group, format!("attention_d{d}_t{len}_{pass}"), work, || {
         let options = AttentionOptions { causal: true, ..Default::default() };
-        let [q, k, v] = [(); 3].map(|()| Var::new(&random(&shape, DType::BF16)?));
-        let (q, k, v, dout) = (q?, k?, v?, random(&shape, DType::BF16)?);
+        let dtype = half(&device());
+        let [q, k, v] = [(); 3].map(|()| Var::new(&random(&shape, dtype)?));
+        let (q, k, v, dout) = (q?, k?, v?, random(&shape, dtype)?);
         Ok(move || {
             if !backward {
                 return tilewright::no_grad(|| q.attention(&k, &v, &options));
@@ -93,15 +100,18 @@ pub fn gpu(criterion: &mut Criterion) {
         return;
     }
     let mut group = criterion.benchmark_group("gpu");
-    for dtype in [DType::F32, DType::BF16] {
+    let half = half(&device);
+    let dtypes: &[DType] =
+        if half == DType::F16 { &[DType::F32, DType::F16] } else { &[DType::F32, half, DType::F16] };
+    for &dtype in dtypes {
         for n in [4096, 8192] {
-            matmul(&mut group, &n.to_string(), [n; 3], false, dtype);
+            matmul(&mut group, &format!("{n}_{dtype}"), [n; 3], false, dtype);
         }
     }
     for (name, n, k) in [("qkv", 2304, 768), ("proj", 768, 768), ("fc", 3072, 768), ("out", 768, 3072)] {
-        matmul(&mut group, name, [8192, n, k], true, DType::BF16);
+        matmul(&mut group, name, [8192, n, k], true, half);
     }
-    matmul(&mut group, "head", [8192, 50304, 768], true, DType::BF16);
+    matmul(&mut group, "head", [8192, 50304, 768], true, half);
     for d in [64, 128] {
         for len in [1024, 2048, 4096, 8192, 16384] {
             attention(&mut group, len, d, false);
@@ -111,14 +121,13 @@ pub fn gpu(criterion: &mut Criterion) {
     let (rows, c) = (8192, 768);
     let bytes = |matrices: usize| Throughput::Bytes((2 * matrices * rows * c) as u64);
     case(&mut group, "layer_norm_forward".into(), bytes(2), || {
-        let (x, w, b) =
-            (random(&[rows, c], DType::BF16)?, random(&[c], DType::BF16)?, random(&[c], DType::BF16)?);
+        let (x, w, b) = (random(&[rows, c], half)?, random(&[c], half)?, random(&[c], half)?);
         Ok(move || x.layer_norm(&w, Some(&b), 1e-5))
     });
     // Forward reads x and writes y; backward reads x and dy and writes dx.
     case(&mut group, "layer_norm_forward_backward".into(), bytes(5), || {
-        let var = |shape: &[usize]| Var::new(&random(shape, DType::BF16)?);
-        let (x, w, b, dy) = (var(&[rows, c])?, var(&[c])?, var(&[c])?, random(&[rows, c], DType::BF16)?);
+        let var = |shape: &[usize]| Var::new(&random(shape, half)?);
+        let (x, w, b, dy) = (var(&[rows, c])?, var(&[c])?, var(&[c])?, random(&[rows, c], half)?);
         Ok(move || {
             let y = x.layer_norm(&w, Some(&b), 1e-5)?;
             [&x, &w, &b].iter().for_each(|var| var.zero_grad());
@@ -129,7 +138,7 @@ pub fn gpu(criterion: &mut Criterion) {
     // The logits are read once and their gradient is written once.
     let (rows, classes) = (4096, 50304);
     case(&mut group, "cross_entropy".into(), Throughput::Bytes((4 * rows * classes) as u64), || {
-        let logits = Var::new(&random(&[rows, classes], DType::BF16)?)?;
+        let logits = Var::new(&random(&[rows, classes], half)?)?;
         let targets = Tensor::from_vec((0..rows as u32).collect::<Vec<_>>(), rows, &device)?;
         Ok(move || {
             let loss = logits.cross_entropy(&targets)?;
@@ -154,7 +163,7 @@ pub fn gpu(criterion: &mut Criterion) {
     });
     let tokens = Throughput::Elements((GPT2_124M.batch * GPT2_124M.steps) as u64);
     case(&mut group, "gpt2_124m_step".into(), tokens, || {
-        let mut gpt = Gpt::new(GPT2_124M, &device)?;
+        let mut gpt = Gpt::new(GptSize { dtype: half, ..GPT2_124M }, &device)?;
         Ok(move || gpt.step())
     });
 }
