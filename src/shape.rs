@@ -115,6 +115,12 @@ impl From<&[usize]> for Shape {
     }
 }
 
+impl From<Dims> for Shape {
+    fn from(dims: Dims) -> Self {
+        Shape(dims)
+    }
+}
+
 impl From<Vec<usize>> for Shape {
     fn from(dims: Vec<usize>) -> Self {
         Shape(SmallVec::from_vec(dims))
@@ -252,7 +258,7 @@ impl Layout {
     /// The view whose dimension `i` is dimension `order[i]` of this one.
     pub fn permute(&self, order: &[usize]) -> Layout {
         Layout {
-            shape: order.iter().map(|&i| self.shape[i]).collect::<Vec<_>>().into(),
+            shape: Shape(order.iter().map(|&i| self.shape[i]).collect()),
             strides: order.iter().map(|&i| self.strides[i]).collect(),
             offset: self.offset,
         }

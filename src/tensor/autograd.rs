@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
+use smallvec::{SmallVec, smallvec};
 
 use super::Tensor;
 use super::op::{Op, Saves};
@@ -118,13 +119,16 @@ impl Source {
     }
 }
 
+/// Something for each input or output of an op: most have few, and need no allocation for it.
+type Each<T> = SmallVec<[T; 3]>;
+
 /// One recorded op, or a part of the forward pass to be repeated.
 pub(crate) struct Node {
     id: u64,
     source: Source,
-    inputs: Vec<Input>,
+    inputs: Each<Input>,
     /// Shape and dtype of each visible output.
-    outputs: Vec<(Shape, DType)>,
+    outputs: SmallVec<[(Shape, DType); 1]>,
     /// Taken by the backward that consumes the node.
     saved: Mutex<Option<Saved>>,
 }
@@ -136,8 +140,8 @@ struct Input {
 }
 
 struct Saved {
-    inputs: Vec<Option<SavedTensor>>,
-    outputs: Vec<Option<SavedTensor>>,
+    inputs: Each<Option<SavedTensor>>,
+    outputs: Each<Option<SavedTensor>>,
 }
 
 /// A detached tensor and the version its storage had.
@@ -152,7 +156,7 @@ impl SavedTensor {
 impl Drop for Node {
     /// Frees long chains of nodes in a loop: the recursion of nested drops would overflow the stack.
     fn drop(&mut self) {
-        let mut pending: Vec<Input> = std::mem::take(&mut self.inputs);
+        let mut pending: Each<Input> = std::mem::take(&mut self.inputs);
         while let Some(input) = pending.pop() {
             if let Edge::Node(node, _) = input.edge
                 && let Some(mut node) = Arc::into_inner(node)
@@ -165,13 +169,13 @@ impl Drop for Node {
 
 /// Gives `outputs` their place in the graph and keeps what `saves` names.
 pub(crate) fn record(op: impl Op, saves: Saves, inputs: &[&Tensor], mut outputs: Vec<Tensor>) -> Vec<Tensor> {
-    let keep = |tensors: &[&Tensor], wanted: &[usize]| {
-        let saved = |(i, &t)| wanted.contains(&i).then(|| SavedTensor::new(t));
-        tensors.iter().enumerate().map(saved).collect()
-    };
+    fn keep<'a>(tensors: impl Iterator<Item = &'a Tensor>, wanted: &[usize]) -> Each<Option<SavedTensor>> {
+        let saved = |(i, t)| wanted.contains(&i).then(|| SavedTensor::new(t));
+        tensors.enumerate().map(saved).collect()
+    }
     let saved = Saved {
-        inputs: keep(inputs, saves.inputs),
-        outputs: keep(&outputs.iter().collect::<Vec<_>>(), saves.outputs),
+        inputs: keep(inputs.iter().copied(), saves.inputs),
+        outputs: keep(outputs.iter(), saves.outputs),
     };
     outputs.truncate(op.outputs());
     attach(Source::Op(Box::new(op)), saved, inputs, outputs)
@@ -184,7 +188,7 @@ pub(crate) fn record_repeat(
     outputs: Vec<Tensor>,
 ) -> Vec<Tensor> {
     let saved =
-        Saved { inputs: inputs.iter().map(|&t| Some(SavedTensor::new(t))).collect(), outputs: vec![] };
+        Saved { inputs: inputs.iter().map(|&t| Some(SavedTensor::new(t))).collect(), outputs: Each::new() };
     attach(Source::Repeat(Box::new(repeat)), saved, inputs, outputs)
 }
 
@@ -211,11 +215,11 @@ fn attach(source: Source, saved: Saved, inputs: &[&Tensor], outputs: Vec<Tensor>
 pub struct Backward<'a> {
     node: &'a Node,
     saved: Saved,
-    grads: Vec<Option<Tensor>>,
+    grads: Each<Option<Tensor>>,
     /// The 1 that backward started from, if it started from a scalar.
     one: Option<&'a Tensor>,
     device: crate::Device,
-    targets: Vec<Option<Target>>,
+    targets: Each<Option<Target>>,
 }
 
 /// A place for a gradient: contiguous, of the input's shape and of [`Backward::grad_dtype`].
@@ -294,7 +298,7 @@ impl Backward<'_> {
     }
 
     /// Frees the saved tensors and the consumed gradients before the next op allocates.
-    fn finish(self) -> Vec<Option<Target>> {
+    fn finish(self) -> Each<Option<Target>> {
         self.targets
     }
 
@@ -306,7 +310,7 @@ impl Backward<'_> {
 }
 
 /// The gradients on their way, by node and output, the newest node last.
-type Pending = BTreeMap<u64, (Arc<Node>, Vec<Option<Tensor>>)>;
+type Pending = BTreeMap<u64, (Arc<Node>, Each<Option<Tensor>>)>;
 
 /// The place of input `i`'s gradient, if it has one and the op alone may write there.
 fn target(node: &Node, i: usize, pending: &Pending, device: &crate::Device) -> Result<Option<Target>> {
@@ -353,7 +357,7 @@ fn deliver(edge: &Edge, grad: Tensor, pending: &mut Pending) -> Result<()> {
             let grad = grad.to_dtype(node.outputs[*output].1)?;
             let slot = &mut pending
                 .entry(node.id)
-                .or_insert_with(|| (node.clone(), vec![None; node.outputs.len()]))
+                .or_insert_with(|| (node.clone(), smallvec![None; node.outputs.len()]))
                 .1[*output];
             *slot = Some(match slot.take() {
                 None => grad,

@@ -173,7 +173,11 @@ impl Tensor {
         &self.0.edge
     }
 
-    pub(crate) fn with_edge(self, edge: Edge) -> Tensor {
+    pub(crate) fn with_edge(mut self, edge: Edge) -> Tensor {
+        if let Some(inner) = Arc::get_mut(&mut self.0) {
+            inner.edge = edge;
+            return self;
+        }
         let Inner { storage, layout, dtype, .. } = &*self.0;
         let (storage, layout, dtype) = (storage.clone(), layout.clone(), *dtype);
         Tensor(Arc::new(Inner { storage, layout, dtype, edge }))

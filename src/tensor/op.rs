@@ -1,5 +1,7 @@
 //! The road every op takes, a user's own as well as the built-in ones.
 
+use smallvec::SmallVec;
+
 use crate::autograd::{Backward, no_grad, record};
 #[cfg(feature = "cuda")]
 use crate::device::cuda::CudaDevice;
@@ -111,7 +113,7 @@ pub fn apply(op: impl Op, inputs: &[&Tensor]) -> Result<Vec<Tensor>> {
             d if d.is_float() && !op.any_dtype() => t.to_dtype(device.compute_dtype(d)),
             _ => Ok((*t).clone()),
         };
-        let inputs = inputs.iter().map(widen).collect::<Result<Vec<_>>>()?;
+        let inputs = inputs.iter().map(widen).collect::<Result<SmallVec<[Tensor; 8]>>>()?;
         match &device {
             Device::Cpu => op.cpu(&inputs),
             #[cfg(feature = "cuda")]

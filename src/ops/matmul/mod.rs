@@ -17,6 +17,7 @@ use crate::device::cuda::CudaDevice;
 use crate::device::wgpu::WgpuDevice;
 use crate::op::{Op, Saves, apply1};
 use crate::tensor::Data;
+use crate::shape::Dims;
 use crate::{D, DType, Error, Result, Shape, Tensor};
 
 /// The function that `linear_activation` applies to its sums.
@@ -266,9 +267,8 @@ fn to_rank4(x: &Tensor) -> Result<Tensor> {
     match dims.len() {
         4 => Ok(x.clone()),
         0..4 => {
-            let mut padded = vec![1; 4 - dims.len()];
-            padded.extend_from_slice(dims);
-            x.reshape(padded)
+            let ones = std::iter::repeat_n(1, 4 - dims.len());
+            x.reshape(ones.chain(dims.iter().copied()).collect::<Dims>())
         }
         n => x.flatten(0, n - 4),
     }

@@ -6,6 +6,7 @@ use crate::device::cuda::CudaDevice;
 #[cfg(feature = "wgpu")]
 use crate::device::wgpu::WgpuDevice;
 use crate::op::{Op, Saves, apply, apply1};
+use crate::shape::Dims;
 use crate::{D, Dim, Error, Layout, Result, Shape, Tensor};
 
 /// A view of its one input.
@@ -13,7 +14,7 @@ enum View {
     /// To this layout, whose elements are the input's in the same order.
     Reshape(Layout),
     /// Dimension `i` of the result is dimension `order[i]` of the input.
-    Permute(Vec<usize>),
+    Permute(Dims),
     Broadcast(Shape),
     Narrow {
         dim: usize,
@@ -75,7 +76,7 @@ impl Op for View {
         Ok(vec![Some(match self {
             View::Reshape(_) => grad.reshape(shape)?,
             View::Permute(order) => {
-                let mut inverse = vec![0; order.len()];
+                let mut inverse = order.clone();
                 order.iter().enumerate().for_each(|(i, &o)| inverse[o] = i);
                 grad.permute(&inverse)?
             }
@@ -176,7 +177,7 @@ impl Tensor {
         if first > last {
             return Err(Error::argument("flatten", "first", format!("({first}) comes after last ({last})")));
         }
-        let mut dims = self.dims().to_vec();
+        let mut dims = Dims::from_slice(self.dims());
         let joined = dims.drain(first..=last).product();
         dims.insert(first, joined);
         self.reshape(dims)
@@ -196,7 +197,7 @@ impl Tensor {
         if dim > self.rank() {
             return Err(Error::Dim { op: "unsqueeze", dim: dim as isize, shape: self.shape().clone() });
         }
-        let mut dims = self.dims().to_vec();
+        let mut dims = Dims::from_slice(self.dims());
         dims.insert(dim, 1);
         self.reshape(dims)
     }
@@ -204,7 +205,7 @@ impl Tensor {
     /// A view with two dimensions swapped.
     pub fn transpose(&self, a: impl Dim, b: impl Dim) -> Result<Tensor> {
         let (a, b) = (a.index(self.shape(), "transpose")?, b.index(self.shape(), "transpose")?);
-        let mut order: Vec<usize> = (0..self.rank()).collect();
+        let mut order: Dims = (0..self.rank()).collect();
         order.swap(a, b);
         self.permute(&order)
     }
@@ -219,13 +220,13 @@ impl Tensor {
     /// # Errors
     /// [`Error::Argument`] unless `order` names every dimension once.
     pub fn permute(&self, order: &[usize]) -> Result<Tensor> {
-        let mut sorted = order.to_vec();
+        let mut sorted = Dims::from_slice(order);
         sorted.sort_unstable();
         if !sorted.iter().copied().eq(0..self.rank()) {
             let reason = format!("{order:?} does not name each of {} dimensions once", self.rank());
             return Err(Error::argument("permute", "order", reason));
         }
-        View::Permute(order.to_vec()).run(self)
+        View::Permute(order.into()).run(self)
     }
 
     /// A view of `len` indices of dimension `dim`, from `start` on.
