@@ -46,8 +46,3 @@ fn products(step_a: ptr<function, Step>, step_b: ptr<function, Step>, lid: u32) 
     }
     dp = added_up(b, lid);
 }
-
-// The softmax of a score. A masked one may be far above the log-sum-exp.
-fn softmax(s: f32, lse: f32, seen: bool) -> f32 {
-    return exp2(select(MASKED, s, seen) - lse);
-}

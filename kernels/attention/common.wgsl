@@ -1,4 +1,4 @@
-// What the passes of attention share: how rows are owned and visited, and which keys a query sees.
+// What the passes of attention share: how rows are owned and visited.
 //
 // Rows of D elements are handled as quads (vec4). A team of SPLIT neighbours *owns* ROWS rows and keeps them, with what
 // it sums up for them, in registers: member m the quads m, m + SPLIT, m + 2 SPLIT .. of each. The rows that are visited
@@ -18,7 +18,7 @@
 //            STEP     rows a step, 4 or more and a power of two
 //            DROPOUT: bool
 //            T        f32 or f16: q, k, v, o and their gradients; arithmetic is f32
-// Parts:     common/philox.wgsl, attention/params.wgsl, this, attention/tile.wgsl or lanes.wgsl, what is visited
+// Parts:     common/philox.wgsl, attention/params.wgsl, attention/mask.wgsl, this, attention/tile.wgsl or lanes.wgsl, what is visited
 //            (attention/keys.wgsl or queries.wgsl), then a pass
 
 const QUADS: u32 = (D / 4u + SPLIT - 1u) / SPLIT; // of a row that one invocation holds
@@ -33,8 +33,6 @@ const RUNS: u32 = STEP / RUN;
 const MAKERS: u32 = min(SPLIT, ROWS * RUNS);
 // Visited rows for which dropout's random bits are drawn at a time, so that all invocations have some to draw.
 const DRAWN: u32 = max(TILE, 4u * BLOCK / BAND);
-// A masked score. It is so far below LOWEST, where the largest score starts, that its weight is 0 even so.
-const MASKED: f32 = -2e38;
 
 // What a team owns of a matrix, or sums up for its rows.
 alias Rows = array<array<vec4<f32>, QUADS>, ROWS>;
@@ -107,41 +105,6 @@ fn of_team(own: Own, lid: u32) -> Parts {
         all[n / STEP][n % STEP] = shared_weights[team * STEP + n];
     }
     return all;
-}
-
-// Some rows first .. first + count - 1 that a row visits.
-struct Interval {
-    first: u32,
-    count: u32,
-}
-
-fn between(first: i32, end: i32, len: u32) -> Interval {
-    let start = clamp(first, 0, i32(len));
-    return Interval(u32(start), u32(max(min(end, i32(len)) - start, 0)));
-}
-
-fn keys_of(i: u32) -> Interval {
-    return between(i32(i) + p.low, i32(i) + p.high, p.Tk);
-}
-
-fn queries_of(j: u32) -> Interval {
-    return between(i32(j) - p.high + 1, i32(j) - p.low + 1, p.Tq);
-}
-
-// Below `first` the difference wraps around to a large number.
-fn contains(x: Interval, n: u32) -> bool {
-    return n - x.first < x.count;
-}
-
-// A workgroup visits all rows that one of its rows visits: both ends grow with the row, so they are the first one's
-// start and the last one's end. The start is rounded down to where a block of random bits begins.
-struct Visit {
-    start: u32,
-    end: u32,
-}
-
-fn visit(first: Interval, last: Interval) -> Visit {
-    return Visit(first.first & ~3u, last.first + last.count);
 }
 
 // The four keys from 4 * quad on that query i of a head keeps, as bits 0 to 3.

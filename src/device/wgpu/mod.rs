@@ -31,7 +31,7 @@ pub use adapter::{AdapterChoice, AdapterDescription, Selector};
 pub(crate) use memory::ALIGNMENT;
 pub use memory::Buffer;
 pub use tuning::{CooperativeMatrices, MatmulTile};
-pub(crate) use tuning::{MatmulClass, Matrices, Tuned};
+pub(crate) use tuning::{MatmulClass, Matrices, MatrixUse, Tuned};
 
 pub use super::kernel::{Constant, Kernel, Work};
 
@@ -73,7 +73,8 @@ struct Inner {
     tuning: Mutex<Tuning>,
     /// Those of a device that the crate has opened: of others it is not known how large they are.
     matrices: Option<Matrices>,
-    cooperative: Mutex<CooperativeMatrices>,
+    /// For each [`MatrixUse`].
+    cooperative: [Mutex<CooperativeMatrices>; 3],
     /// The random numbers of this device, see `Device::set_seed`.
     generator: Mutex<Stream>,
     // Last: the others' wgpu objects go before their device does.
@@ -175,9 +176,11 @@ impl WgpuDevice {
             gpu_kernels: opened.is_some_and(|selector| selector.gpu_kernels),
             tuning,
             matrices,
-            cooperative: Mutex::new(match matrices {
-                Some(_) => CooperativeMatrices::Untried,
-                None => CooperativeMatrices::Absent,
+            cooperative: [(); 3].map(|()| {
+                Mutex::new(match matrices {
+                    Some(_) => CooperativeMatrices::Untried,
+                    None => CooperativeMatrices::Absent,
+                })
             }),
             generator: Mutex::new(Stream { seed: 0, offset: 0 }),
             gpu,

@@ -65,7 +65,8 @@ impl FromStr for MatmulTile {
 /// What becomes of a device's cooperative matrices, which its driver may call tensor cores. They multiply f16 and add f32.
 ///
 /// They are an experimental feature of wgpu's, and drivers have computed wrong numbers by them. So the first product that could use
-/// them is preceded by two small ones of whole numbers, whose results must be those of the plain kernel, bit by bit.
+/// them is preceded by two small ones of whole numbers, whose results must be those of the plain kernel, bit by bit. Attention is
+/// compared with its own plain kernels before its first use, forward and backward, up to what rounding to f16 explains.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CooperativeMatrices {
     /// There are none that the kernels could use (16 x 16 x 16 or 8 x 8 x 8), or `TILEWRIGHT_COOPERATIVE_MATRIX=0` turned them
@@ -77,6 +78,14 @@ pub enum CooperativeMatrices {
     Used,
     /// They do not, or do not compile: nothing uses them.
     Refused,
+}
+
+/// The kernels that may use cooperative matrices: each is tried by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum MatrixUse {
+    Products,
+    Attention,
+    AttentionBackward,
 }
 
 /// The cooperative matrices of a device, as kernels use them.
@@ -222,18 +231,22 @@ impl WgpuDevice {
 
     /// Whether products of f16 use cooperative matrices, as far as that is known.
     pub fn cooperative_matrices(&self) -> CooperativeMatrices {
-        *self.0.cooperative.lock()
+        *self.0.cooperative[MatrixUse::Products as usize].lock()
     }
 
-    /// The cooperative matrices, if they may be used: `agrees` is asked once, where there are some.
-    pub(crate) fn matrices(&self, agrees: impl FnOnce(Matrices) -> bool) -> Option<Matrices> {
-        let matrices = self.0.matrices?;
+    /// The cooperative matrices that there are, whatever they compute.
+    pub(crate) fn matrices(&self) -> Option<Matrices> {
+        self.0.matrices
+    }
+
+    /// Whether they may be used so: `agrees` is asked once, where there are some.
+    pub(crate) fn matrices_serve(&self, by: MatrixUse, agrees: impl FnOnce() -> bool) -> bool {
         // Others who ask meanwhile wait for the answer.
-        let mut state = self.0.cooperative.lock();
+        let mut state = self.0.cooperative[by as usize].lock();
         if *state == CooperativeMatrices::Untried {
-            *state = if agrees(matrices) { CooperativeMatrices::Used } else { CooperativeMatrices::Refused };
+            *state = if agrees() { CooperativeMatrices::Used } else { CooperativeMatrices::Refused };
         }
-        (*state == CooperativeMatrices::Used).then_some(matrices)
+        *state == CooperativeMatrices::Used
     }
 
     /// About how many workgroups keep the device busy: WebGPU tells the kind of a device, not how many cores it has.

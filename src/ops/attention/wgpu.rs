@@ -2,14 +2,17 @@ use super::params::{Params, Place, in_lines, place};
 use super::{Order, Sizes, Spec};
 #[cfg(test)]
 use crate::device::wgpu::launched::Launched;
-use crate::device::wgpu::{Binding, Buffer, Class, Kernel, WgpuDevice, Work, fold_groups};
+use crate::device::wgpu::{
+    Binding, Buffer, Class, Kernel, Matrices, MatrixUse, WgpuDevice, Work, fold_groups,
+};
 #[cfg(test)]
 use crate::ops::launch::wgpu::FLOATS;
-use crate::ops::launch::wgpu::{LOOPS, PHILOX, check_loops, check_size, output};
+use crate::ops::launch::wgpu::{LOOPS, MATRICES_8, MATRICES_16, PHILOX, check_loops, check_size, output};
 use crate::ops::launch::windows;
-use crate::{DType, Result, Shape, Tensor};
+use crate::{DType, Device, Result, Shape, Tensor};
 
 const PARAMS: &str = include_str!("../../../kernels/attention/params.wgsl");
+const MASK: &str = include_str!("../../../kernels/attention/mask.wgsl");
 const COMMON: &str = include_str!("../../../kernels/attention/common.wgsl");
 const TILE: &str = include_str!("../../../kernels/attention/tile.wgsl");
 const LANES: &str = include_str!("../../../kernels/attention/lanes.wgsl");
@@ -21,6 +24,11 @@ const ROWSUM: &str = include_str!("../../../kernels/attention/rowsum.wgsl");
 const BACKWARD: &str = include_str!("../../../kernels/attention/backward.wgsl");
 const DQ: &str = include_str!("../../../kernels/attention/dq.wgsl");
 const DKDV: &str = include_str!("../../../kernels/attention/dkdv.wgsl");
+const COOPERATIVE: &str = include_str!("../../../kernels/attention/cooperative.wgsl");
+const COOPERATIVE_FORWARD: &str = include_str!("../../../kernels/attention/cooperative_forward.wgsl");
+const COOPERATIVE_BACKWARD: &str = include_str!("../../../kernels/attention/cooperative_backward.wgsl");
+const COOPERATIVE_DQ: &str = include_str!("../../../kernels/attention/cooperative_dq.wgsl");
+const COOPERATIVE_DKDV: &str = include_str!("../../../kernels/attention/cooperative_dkdv.wgsl");
 
 /// Kernels read four elements at a time, and count in such quads.
 const QUAD: usize = 4;
@@ -36,6 +44,10 @@ const READERS: u32 = 8;
 
 /// Iterations up to which lavapipe's compiler unrolls a loop over the quads of a row, so that they stay in registers.
 const UNROLLED: usize = 32;
+
+/// What passes by cooperative matrices may use, and up to what head size: an adapter that has these has more than WebGPU's least.
+const COOPERATIVE_MEMORY: usize = 32 << 10;
+const COOPERATIVE_HEAD: usize = 128;
 
 /// Queries of a head that are so few that keys are cut instead.
 const FEW: usize = 16;
@@ -53,9 +65,28 @@ enum Pass {
     Keys,
 }
 
+impl Pass {
+    #[cfg(test)]
+    const ALL: [Pass; 3] = [Pass::Forward, Pass::Queries, Pass::Keys];
+
+    fn name(self) -> &'static str {
+        if self == Pass::Forward { "attention" } else { "attention_backward" }
+    }
+
+    fn work(self, head_dim: usize, params: &Params) -> Work {
+        // Products that a pair of rows takes part in: scores and values; scores, dP and dQ; scores, dP, dV and dK.
+        let products = match self {
+            Pass::Forward => 2,
+            Pass::Queries => 3,
+            Pass::Keys => 4,
+        };
+        Work { flops: 2 * products * head_dim as u64 * params.pairs(), bytes: None }
+    }
+}
+
 /// How a pass is cut, see kernels/attention/common.wgsl.
 #[derive(Clone, Copy)]
-struct Plan {
+struct Teams {
     pass: Pass,
     split: u32,
     rows: u32,
@@ -66,14 +97,14 @@ struct Plan {
     lanes: bool,
 }
 
-impl Plan {
+impl Teams {
     /// For `owned` rows, of a head or of some, that visit `visited` others.
     fn new(class: Class, spec: &Spec, head_dim: usize, pass: Pass, owned: usize, visited: usize) -> Self {
         let quads = head_dim / QUAD;
         let cut = |split: usize, rows: usize, block: usize, step: usize, limit: usize| {
             let mut plans = [16, 8, 4].into_iter().map(|tile| {
                 let [split, rows, block, step] = [split, rows, block, step.min(tile)].map(|n| n as u32);
-                Plan { pass, split, rows, block, tile: tile as u32, step, lanes: false }
+                Teams { pass, split, rows, block, tile: tile as u32, step, lanes: false }
             });
             plans.find(|plan| plan.workgroup_memory(head_dim, spec.dropout.is_some()) <= limit)
         };
@@ -87,7 +118,7 @@ impl Plan {
                 let plans = [1, 2, 4, 8].into_iter().map(|step| {
                     // Dropout's bits are drawn for a tile.
                     let tile = if dropout { 16 } else { step };
-                    Plan { pass, split: 1, rows, block: READERS, tile, step, lanes: true }
+                    Teams { pass, split: 1, rows, block: READERS, tile, step, lanes: true }
                 });
                 let mut plans = plans.filter(|plan| quads.is_multiple_of((READERS / plan.step) as usize));
                 let last = plans.clone().next_back().expect("a step of eight rows is always there");
@@ -115,7 +146,7 @@ impl Plan {
             if spills { None } else { cut(split, rows, 64, step, GPU_WORKGROUP_MEMORY) }
         });
         // Quads beyond the row are computed and not used.
-        let padding = |plan: &Plan| quads.next_multiple_of(plan.split as usize) - quads;
+        let padding = |plan: &Teams| quads.next_multiple_of(plan.split as usize) - quads;
         plans.min_by_key(|plan| 8 * padding(plan) > quads).expect("the last fits")
     }
 
@@ -135,20 +166,21 @@ impl Plan {
         LOOPS / (1 + load + draw + tile / step * of_step) * tile
     }
 
-    /// Refuses to visit more than that.
+    /// The plan, unless it visits more than that.
     fn check(
-        &self,
-        op: &'static str,
+        self,
         device: &WgpuDevice,
         spec: &Spec,
         head_dim: usize,
         visited: usize,
         unit: &'static str,
-    ) -> Result<()> {
+    ) -> Result<Plan> {
         // The kernels for GPUs rely on nothing of lavapipe.
         let class = device.class();
         let rolled = class.checked || !class.software;
-        check_loops(op, device, visited, unit, self.most_visited(head_dim, spec.dropout.is_some(), rolled))
+        let most = self.most_visited(head_dim, spec.dropout.is_some(), rolled);
+        check_loops(self.pass.name(), device, visited, unit, most)?;
+        Ok(Plan::Teams(self))
     }
 
     /// In bytes, by the declarations in the sources.
@@ -167,21 +199,20 @@ impl Plan {
 
     /// `out` is what the forward's result is stored as.
     fn kernel(&self, spec: &Spec, head_dim: usize, [dtype, out]: [DType; 2], params: &Params) -> Kernel {
-        // Products that a pair of rows takes part in: scores and values; scores, dP and dQ; scores, dP, dV and dK.
-        let (name, entry, products) = match self.pass {
-            Pass::Forward => ("attention", "forward", 2),
-            Pass::Queries => ("attention_backward", "dq", 3),
-            Pass::Keys => ("attention_backward", "dkdv", 4),
+        let entry = match self.pass {
+            Pass::Forward => "forward",
+            Pass::Queries => "dq",
+            Pass::Keys => "dkdv",
         };
         let source: &[&str] = match (self.pass, self.lanes) {
-            (Pass::Forward, false) => &[PHILOX, PARAMS, COMMON, TILE, KEYS, FORWARD],
-            (Pass::Forward, true) => &[PHILOX, PARAMS, COMMON, LANES, KEYS, FORWARD],
-            (Pass::Queries, false) => &[PHILOX, PARAMS, COMMON, TILE, KEYS, BACKWARD, DQ],
-            (Pass::Queries, true) => &[PHILOX, PARAMS, COMMON, LANES, KEYS, BACKWARD, DQ],
-            (Pass::Keys, false) => &[PHILOX, PARAMS, COMMON, TILE, QUERIES, BACKWARD, DKDV],
-            (Pass::Keys, true) => &[PHILOX, PARAMS, COMMON, LANES, QUERIES, BACKWARD, DKDV],
+            (Pass::Forward, false) => &[PHILOX, PARAMS, MASK, COMMON, TILE, KEYS, FORWARD],
+            (Pass::Forward, true) => &[PHILOX, PARAMS, MASK, COMMON, LANES, KEYS, FORWARD],
+            (Pass::Queries, false) => &[PHILOX, PARAMS, MASK, COMMON, TILE, KEYS, BACKWARD, DQ],
+            (Pass::Queries, true) => &[PHILOX, PARAMS, MASK, COMMON, LANES, KEYS, BACKWARD, DQ],
+            (Pass::Keys, false) => &[PHILOX, PARAMS, MASK, COMMON, TILE, QUERIES, BACKWARD, DKDV],
+            (Pass::Keys, true) => &[PHILOX, PARAMS, MASK, COMMON, LANES, QUERIES, BACKWARD, DKDV],
         };
-        let kernel = Kernel::builtin(name, source, entry)
+        let kernel = Kernel::builtin(self.pass.name(), source, entry)
             .with("D", head_dim as u32)
             .with("SPLIT", self.split)
             .with("ROWS", self.rows)
@@ -191,8 +222,179 @@ impl Plan {
             .with("DROPOUT", spec.dropout.is_some())
             .with("T", dtype);
         let kernel = if self.pass == Pass::Forward { kernel.with("O", out) } else { kernel };
-        kernel.work(Work { flops: 2 * products * head_dim as u64 * params.pairs(), bytes: None })
+        kernel.work(self.pass.work(head_dim, params))
     }
+}
+
+/// How a pass by cooperative matrices is cut, see kernels/attention/cooperative.wgsl.
+#[derive(Clone, Copy)]
+struct Cooperative {
+    pass: Pass,
+    matrices: Matrices,
+    tile: u32,
+}
+
+impl Cooperative {
+    /// For rows that visit so many others, if the device has matrices and the sizes suit them: f16 without dropout, and more than
+    /// a few queries.
+    fn new(
+        device: &WgpuDevice,
+        spec: &Spec,
+        sizes: &Sizes,
+        dtype: DType,
+        pass: Pass,
+        visited: usize,
+    ) -> Option<Self> {
+        let suits = dtype == DType::F16 && spec.dropout.is_none() && sizes.q_len > FEW;
+        let memory = device.limits().max_compute_workgroup_storage_size as usize;
+        let plan = Cooperative::cut(device.matrices().filter(|_| suits)?, pass, sizes.head_dim, memory)?;
+        let within = !device.is_software() || visited <= plan.most_visited(sizes.head_dim);
+        within.then_some(plan)
+    }
+
+    /// With the largest tile that so much workgroup memory has room for.
+    fn cut(matrices: Matrices, pass: Pass, head_dim: usize, memory: usize) -> Option<Self> {
+        let edge = matrices.edge;
+        if head_dim > COOPERATIVE_HEAD || !head_dim.is_multiple_of(edge as usize) {
+            return None;
+        }
+        let tiles: &[u32] = if pass == Pass::Forward { &[2] } else { &[2, 1] };
+        let mut plans = tiles.iter().map(|tile| Cooperative { pass, matrices, tile: tile * edge });
+        plans.find(|plan| plan.workgroup_memory(head_dim) <= memory.min(COOPERATIVE_MEMORY))
+    }
+
+    /// Rows that a workgroup owns.
+    fn band(&self) -> usize {
+        2 * self.matrices.edge as usize
+    }
+
+    /// In bytes, by the declarations in the sources.
+    fn workgroup_memory(&self, head_dim: usize) -> usize {
+        let (band, tile) = (self.band(), self.tile as usize);
+        let line = 2 * (head_dim + 8);
+        let scores = |queries: usize, line: usize| 4 * queries * line;
+        let weights = |queries: usize, keys: usize| 2 * queries * (keys + 8);
+        match self.pass {
+            Pass::Forward => {
+                let statistics = 4 * (self.matrices.threads as usize + band) + 16;
+                (band + tile) * line + scores(band, tile + 4) + weights(band, tile) + statistics
+            }
+            Pass::Queries => 2 * (band + tile) * line + 2 * scores(band, tile + 4) + weights(band, tile),
+            Pass::Keys => 2 * (band + tile) * line + 2 * scores(tile, band) + 2 * weights(tile, band),
+        }
+    }
+
+    /// How many rows an invocation can visit on a software adapter, see [`LOOPS`].
+    fn most_visited(&self, head_dim: usize) -> usize {
+        let (tile, edge, threads) = (self.tile as usize, self.matrices.edge as usize, self.matrices.threads as usize);
+        let load = 5 * (tile * head_dim / QUAD).div_ceil(threads) + 1;
+        let scores = 2 * self.band() * tile / (edge * edge);
+        let of_team = 2 * (tile * self.band()).div_ceil(threads) + threads / self.band();
+        // Parts that one turn has no subgroups for.
+        let turns = (head_dim / edge).div_ceil(8);
+        LOOPS / (turns * (1 + 2 * load + scores * (1 + head_dim / edge) + of_team + 2 * tile / edge)) * tile
+    }
+
+    fn kernel(&self, head_dim: usize, params: &Params) -> Kernel {
+        macro_rules! with_matrices {
+            ($($rest:ident),*) => {
+                match self.matrices.edge {
+                    8 => &[MATRICES_8, PARAMS, MASK, COOPERATIVE, $($rest),*],
+                    _ => &[MATRICES_16, PARAMS, MASK, COOPERATIVE, $($rest),*],
+                }
+            };
+        }
+        let (source, entry): (&[&str], _) = match self.pass {
+            Pass::Forward => (with_matrices!(COOPERATIVE_FORWARD), "forward_cooperative"),
+            Pass::Queries => (with_matrices!(COOPERATIVE_BACKWARD, COOPERATIVE_DQ), "dq_cooperative"),
+            Pass::Keys => (with_matrices!(COOPERATIVE_BACKWARD, COOPERATIVE_DKDV), "dkdv_cooperative"),
+        };
+        Kernel::builtin(self.pass.name(), source, entry)
+            .with("D", head_dim as u32)
+            .with("EDGE", self.matrices.edge)
+            .with("TILE", self.tile)
+            .with("THREADS", self.matrices.threads)
+            .with("T", DType::F16)
+            .work(self.pass.work(head_dim, params))
+    }
+}
+
+/// One way or the other.
+#[derive(Clone, Copy)]
+enum Plan {
+    Teams(Teams),
+    Cooperative(Cooperative),
+}
+
+impl Plan {
+    fn band(&self) -> usize {
+        match self {
+            Plan::Teams(teams) => teams.band(),
+            Plan::Cooperative(cooperative) => cooperative.band(),
+        }
+    }
+
+    fn kernel(&self, spec: &Spec, head_dim: usize, dtypes: [DType; 2], params: &Params) -> Kernel {
+        match self {
+            Plan::Teams(teams) => teams.kernel(spec, head_dim, dtypes, params),
+            Plan::Cooperative(cooperative) => cooperative.kernel(head_dim, params),
+        }
+    }
+}
+
+/// The forward by cooperative matrices, if they serve it and were found to compute right.
+fn cooperative_forward(device: &WgpuDevice, spec: &Spec, sizes: &Sizes, dtype: DType) -> Option<Plan> {
+    let plan = Plan::Cooperative(Cooperative::new(device, spec, sizes, dtype, Pass::Forward, sizes.k_len)?);
+    let agrees = || forward_agrees(device, sizes.head_dim, plan).unwrap_or(false);
+    device.matrices_serve(MatrixUse::Attention, agrees).then_some(plan)
+}
+
+/// The passes of the backward, as [`cooperative_forward`].
+fn cooperative_backward(device: &WgpuDevice, spec: &Spec, sizes: &Sizes, dtype: DType) -> Option<[Plan; 2]> {
+    let of = |pass, visited| Cooperative::new(device, spec, sizes, dtype, pass, visited).map(Plan::Cooperative);
+    let visited = sizes.q_len * (sizes.heads / sizes.kv_heads);
+    let plans = [of(Pass::Queries, sizes.k_len)?, of(Pass::Keys, visited)?];
+    let agrees = || backward_agrees(device, sizes.head_dim, plans).unwrap_or(false);
+    device.matrices_serve(MatrixUse::AttentionBackward, agrees).then_some(plans)
+}
+
+/// Whether a plan computes what teams do.
+fn forward_agrees(device: &WgpuDevice, head_dim: usize, plan: Plan) -> Result<bool> {
+    let (spec, x) = example(device, head_dim)?;
+    agree(&forward_by(device, &spec, &x[..3], None)?, &forward_by(device, &spec, &x[..3], Some(plan))?)
+}
+
+fn backward_agrees(device: &WgpuDevice, head_dim: usize, plans: [Plan; 2]) -> Result<bool> {
+    let (spec, [q, k, v, dout]) = example(device, head_dim)?;
+    let x = [q, k, v];
+    let outputs = forward_by(device, &spec, &x, None)?;
+    let x = [&x[..], &outputs, &[dout]].concat();
+    agree(&backward_by(device, &spec, &x, None)?, &backward_by(device, &spec, &x, Some(plans))?)
+}
+
+/// A small attention with a rest at every edge, a mask, and heads that share keys: q, k, v and the gradient of o.
+fn example(device: &WgpuDevice, head_dim: usize) -> Result<(Spec, [Tensor; 4])> {
+    let spec = Spec { causal: true, scale: 0.25, window: None, dropout: None };
+    let of = |heads: usize, len: usize, seed: u32| {
+        let value = |i: u32| ((i ^ seed).wrapping_mul(2_654_435_761) >> 16) as f32 % 9.0 / 4.0 - 1.0;
+        let values: Vec<f32> = (0..(heads * len * head_dim) as u32).map(value).collect();
+        let x = Tensor::from_vec(values, (1, heads, len, head_dim), &Device::Wgpu(device.clone()))?;
+        x.to_dtype(DType::F16)
+    };
+    Ok((spec, [of(2, 75, 1)?, of(1, 83, 2)?, of(1, 83, 3)?, of(2, 75, 4)?]))
+}
+
+/// Whether results are the same but for the rounding of weights to f16, which is 32 times finer than this.
+fn agree(plain: &[Tensor], others: &[Tensor]) -> Result<bool> {
+    for (plain, other) in plain.iter().zip(others) {
+        let [plain, other] = [plain, other].map(|x| x.to_dtype(DType::F32)?.to_vec::<f32>());
+        let (plain, other) = (plain?, other?);
+        let bound = plain.iter().fold(0.0, |most: f32, x| most.max(x.abs())) / 64.0;
+        if !plain.iter().zip(&other).all(|(plain, other)| (plain - other).abs() <= bound) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 /// Threads of the workgroups that deal with one row or quad each.
@@ -250,6 +452,12 @@ fn window(x: &Tensor) -> Result<(Buffer, Place)> {
 }
 
 pub fn forward(device: &WgpuDevice, spec: &Spec, x: &[Tensor]) -> Result<Vec<Tensor>> {
+    let plan = cooperative_forward(device, spec, &Sizes::of(&x[0], &x[1]), x[0].dtype());
+    forward_by(device, spec, x, plan)
+}
+
+/// As planned, or else by teams.
+fn forward_by(device: &WgpuDevice, spec: &Spec, x: &[Tensor], plan: Option<Plan>) -> Result<Vec<Tensor>> {
     let (sizes, dtype) = (Sizes::of(&x[0], &x[1]), x[0].dtype());
     let Sizes { batch, heads, q_len, head_dim, .. } = sizes;
     check_size("attention", device, x[1].elements())?;
@@ -260,8 +468,11 @@ pub fn forward(device: &WgpuDevice, spec: &Spec, x: &[Tensor]) -> Result<Vec<Ten
     let chunks = Chunks::new(device.class(), spec, &sizes);
     let sharers = if chunks.grouped { heads / sizes.kv_heads } else { 1 };
     let visited = if chunks.count > 1 { chunks.keys } else { sizes.k_len };
-    let plan = Plan::new(device.class(), spec, head_dim, Pass::Forward, q_len * sharers, visited);
-    plan.check("attention", device, spec, head_dim, visited, "keys")?;
+    let by_teams = || {
+        let teams = Teams::new(device.class(), spec, head_dim, Pass::Forward, q_len * sharers, visited);
+        teams.check(device, spec, head_dim, visited, "keys")
+    };
+    let plan = plan.map_or_else(by_teams, Ok)?;
     let mut first_head = 0;
     let parts = [windows::view(&q), windows::view(&k), windows::view(&v), windows::output(&o), windows::output(&lse)];
     windows::batches(parts, |[q, k, v, o, lse]| {
@@ -304,6 +515,17 @@ pub fn forward(device: &WgpuDevice, spec: &Spec, x: &[Tensor]) -> Result<Vec<Ten
 }
 
 pub fn backward(device: &WgpuDevice, spec: &Spec, x: &[Tensor]) -> Result<Vec<Tensor>> {
+    let plans = cooperative_backward(device, spec, &Sizes::of(&x[0], &x[1]), x[0].dtype());
+    backward_by(device, spec, x, plans)
+}
+
+/// As planned, by query and by key, or else by teams.
+fn backward_by(
+    device: &WgpuDevice,
+    spec: &Spec,
+    x: &[Tensor],
+    plans: Option<[Plan; 2]>,
+) -> Result<Vec<Tensor>> {
     let (sizes, dtype) = (Sizes::of(&x[0], &x[1]), x[0].dtype());
     let Sizes { batch, heads, kv_heads, q_len, k_len, head_dim } = sizes;
     let (q_order, k_order) = (Order::of_gradient(&x[0]), Order::of_gradient(&x[1]));
@@ -316,11 +538,16 @@ pub fn backward(device: &WgpuDevice, spec: &Spec, x: &[Tensor]) -> Result<Vec<Te
     let dq = output(name, device, &of_queries, dtype)?;
     let (dk, dv) = (output(name, device, &of_keys, dtype)?, output(name, device, &of_keys, dtype)?);
 
-    let by_query = Plan::new(device.class(), spec, head_dim, Pass::Queries, q_len, k_len);
-    by_query.check(name, device, spec, head_dim, k_len, "keys")?;
-    let visited = q_len * (heads / kv_heads);
-    let by_key = Plan::new(device.class(), spec, head_dim, Pass::Keys, k_len, visited);
-    by_key.check(name, device, spec, head_dim, visited, "queries of a key head")?;
+    let by_teams = || -> Result<_> {
+        let by_query = Teams::new(device.class(), spec, head_dim, Pass::Queries, q_len, k_len);
+        let visited = q_len * (heads / kv_heads);
+        let by_key = Teams::new(device.class(), spec, head_dim, Pass::Keys, k_len, visited);
+        Ok([
+            by_query.check(device, spec, head_dim, k_len, "keys")?,
+            by_key.check(device, spec, head_dim, visited, "queries of a key head")?,
+        ])
+    };
+    let [by_query, by_key] = plans.map_or_else(by_teams, Ok)?;
     let mut first_head = 0;
     let [q, k, v, o, dout, lse] = [&q, &k, &v, &o, &dout, lse].map(windows::view);
     let outputs = [&delta, &dq, &dk, &dv].map(windows::output);
@@ -379,9 +606,14 @@ pub(crate) fn launched(class: Class) -> Vec<Launched> {
                     let sizes =
                         Sizes { batch: 1, heads: 1, kv_heads: 1, q_len: owned, k_len: owned, head_dim };
                     let params = Params::new(&sizes, &spec, QUAD);
-                    for pass in [Pass::Forward, Pass::Queries, Pass::Keys] {
-                        let plan = Plan::new(class, &spec, head_dim, pass, owned, visited);
+                    for pass in Pass::ALL {
+                        let plan = Teams::new(class, &spec, head_dim, pass, owned, visited);
                         all.push(plan.kernel(&spec, head_dim, [dtype; 2], &params).into());
+                        if p.is_none() && dtype == DType::F16 && class.subgroups.is_some() && !class.software {
+                            let cut = |matrices| Cooperative::cut(matrices, pass, head_dim, COOPERATIVE_MEMORY);
+                            let plans = Matrices::ALL.into_iter().filter_map(cut);
+                            all.extend(plans.map(|plan| plan.kernel(head_dim, &params).into()));
+                        }
                         if pass == Pass::Forward && p.is_none() {
                             all.push(plan.kernel(&spec, head_dim, [dtype, DType::F32], &params).into());
                         }
@@ -393,4 +625,47 @@ pub(crate) fn launched(class: Class) -> Vec<Launched> {
         }
     }
     all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Fewer subgroups than parts, as many, and more; tiles of one row of matrices and of two; parts in one turn and in several.
+    #[test]
+    fn cooperative_matrices_in_any_number_of_subgroups() -> Result<()> {
+        let device = WgpuDevice::new(&"software".into()).ok();
+        let Some((device, matrices)) = device.and_then(|device| Some((device.clone(), device.matrices()?)))
+        else {
+            println!("NOT RUN: there is no software adapter with cooperative matrices, or they are off");
+            let required = std::env::var("TILEWRIGHT_REQUIRE").unwrap_or_default();
+            assert!(!required.split(',').any(|name| name == "cooperative"), "TILEWRIGHT_REQUIRE names cooperative");
+            return Ok(());
+        };
+        for (threads, tile, head_dim) in [(16, 16, 40), (32, 8, 40), (64, 16, 128), (128, 8, 64), (256, 8, 16)] {
+            let matrices = Matrices { threads, ..matrices };
+            let of = |pass, tile| Plan::Cooperative(Cooperative { pass, matrices, tile });
+            assert!(forward_agrees(&device, head_dim, of(Pass::Forward, 16))?, "{threads} invocations, D = {head_dim}");
+            let plans = [of(Pass::Queries, tile), of(Pass::Keys, tile)];
+            let what = format!("{threads} invocations, D = {head_dim}, tiles of {tile}");
+            assert!(backward_agrees(&device, head_dim, plans)?, "{what}");
+        }
+        Ok(())
+    }
+
+    /// What lets a plan in would keep a wrong one out.
+    #[test]
+    fn differences_beyond_rounding_are_found() -> Result<()> {
+        let values: Vec<f32> = (0..64).map(|i| i as f32 / 32.0 - 1.0).collect();
+        let of = |values: &[f32]| Tensor::from_vec(values.to_vec(), values.len(), &Device::Cpu);
+        let plain = [of(&values)?];
+        let nearly: Vec<f32> = values.iter().map(|x| x * 1.001).collect();
+        assert!(agree(&plain, &[of(&nearly)?])?);
+        for wrong in [0.0, 1.0, f32::NAN] {
+            let mut values = values.clone();
+            values[20] = wrong;
+            assert!(!agree(&plain, &[of(&values)?])?, "{wrong}");
+        }
+        Ok(())
+    }
 }

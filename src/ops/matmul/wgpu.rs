@@ -6,7 +6,7 @@ use super::{Activation, Operand, Product};
 #[cfg(test)]
 use crate::device::wgpu::launched::Launched;
 use crate::device::wgpu::{
-    Binding, Buffer, Class, Kernel, MatmulClass, MatmulTile, Matrices, WgpuDevice, Work, fold_groups,
+    Binding, Buffer, Class, Kernel, MatmulClass, MatmulTile, Matrices, MatrixUse, WgpuDevice, Work, fold_groups,
 };
 #[cfg(test)]
 use crate::ops::launch::wgpu::FLOATS;
@@ -585,13 +585,14 @@ impl Plan {
 
 /// The device's cooperative matrices, if they serve this dtype and were found to compute right.
 fn cooperative(device: &WgpuDevice, dtype: DType) -> Option<Matrices> {
-    let agrees = |matrices| {
+    let matrices = device.matrices().filter(|_| dtype == DType::F16)?;
+    let agrees = || {
         SPANS.into_iter().all(|span| {
             let plan = Plan { kind: Kind::Cooperative { matrices, span }, shares: 1 };
             agrees_with_plain(device, plan).unwrap_or(false)
         })
     };
-    (dtype == DType::F16).then(|| device.matrices(agrees)).flatten()
+    device.matrices_serve(MatrixUse::Products, agrees).then_some(matrices)
 }
 
 /// What a workgroup of cooperative.wgsl computes, no part of which is one invocation's own.
@@ -736,7 +737,7 @@ mod tests {
     #[test]
     fn cooperative_matrices_in_any_number_of_subgroups() -> Result<()> {
         let device = WgpuDevice::new(&"software".into()).ok();
-        let Some((device, matrices)) = device.and_then(|device| Some((device.clone(), device.matrices(|_| true)?)))
+        let Some((device, matrices)) = device.and_then(|device| Some((device.clone(), device.matrices()?)))
         else {
             println!("NOT RUN: there is no software adapter with cooperative matrices, or they are off");
             let required = std::env::var("TILEWRIGHT_REQUIRE").unwrap_or_default();
