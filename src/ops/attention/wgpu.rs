@@ -372,16 +372,22 @@ fn backward_agrees(device: &WgpuDevice, head_dim: usize, plans: [Plan; 2]) -> Re
     agree(&backward_by(device, &spec, &x, None)?, &backward_by(device, &spec, &x, Some(plans))?)
 }
 
-/// A small attention with a rest at every edge, a mask, and heads that share keys: q, k, v and the gradient of o.
+/// A small attention with a rest at every edge, a mask, heads that share keys, and keys that grow, so that sums are rescaled:
+/// q, k, v and the gradient of o.
 fn example(device: &WgpuDevice, head_dim: usize) -> Result<(Spec, [Tensor; 4])> {
-    let spec = Spec { causal: true, scale: 0.25, window: None, dropout: None };
-    let of = |heads: usize, len: usize, seed: u32| {
-        let value = |i: u32| ((i ^ seed).wrapping_mul(2_654_435_761) >> 16) as f32 % 9.0 / 4.0 - 1.0;
-        let values: Vec<f32> = (0..(heads * len * head_dim) as u32).map(value).collect();
+    let scale = 4.0 / (head_dim as f64).sqrt();
+    let spec = Spec { causal: true, scale, window: None, dropout: None };
+    let of = |heads: usize, len: usize, seed: u32, growth: f32| {
+        let value = |i: usize| {
+            let row = i / head_dim % len;
+            let whole = ((i as u32 ^ seed).wrapping_mul(2_654_435_761) >> 16) % 9;
+            (whole as f32 / 4.0 - 1.0) * (1.0 + growth * row as f32 / len as f32)
+        };
+        let values: Vec<f32> = (0..heads * len * head_dim).map(value).collect();
         let x = Tensor::from_vec(values, (1, heads, len, head_dim), &Device::Wgpu(device.clone()))?;
         x.to_dtype(DType::F16)
     };
-    Ok((spec, [of(2, 75, 1)?, of(1, 83, 2)?, of(1, 83, 3)?, of(2, 75, 4)?]))
+    Ok((spec, [of(2, 75, 1, 0.0)?, of(1, 83, 2, 3.0)?, of(1, 83, 3, 0.0)?, of(2, 75, 4, 0.0)?]))
 }
 
 /// Whether results are the same but for the rounding of weights to f16, which is 32 times finer than this.
