@@ -1,7 +1,8 @@
-//! What every kernel becomes on an AMD GPU, held against kernels/resources-wgsl.txt: registers, spills, workgroup memory,
-//! occupancy, instructions and the cycles that the compiler predicts. It takes Mesa's driver, RADV, and no GPU: the driver
-//! opens a device that compiles and cannot run, and says of a pipeline what VK_KHR_pipeline_executable_properties asks.
-//! wgpu does not open that device, so that this speaks Vulkan.
+//! What every kernel becomes on an AMD GPU, held against kernels/resources-wgsl.txt, and those by cooperative matrices, for which it
+//! takes a newer GPU and a newer driver, against kernels/resources-cooperative.txt: registers, spills, workgroup memory, occupancy,
+//! instructions and the cycles that the compiler predicts. It takes Mesa's driver, RADV, and no GPU: the driver opens a device that
+//! compiles and cannot run, and says of a pipeline what VK_KHR_pipeline_executable_properties asks. wgpu does not open that device,
+//! so that this speaks Vulkan.
 
 use std::collections::BTreeMap;
 use std::ffi::{CStr, CString};
@@ -15,24 +16,60 @@ use naga::proc::{BoundsCheckPolicies, BoundsCheckPolicy};
 use super::launched::{Source, sources};
 use crate::device::table::hold;
 
-/// An RDNA 2, with waves of 64 as RADV runs compute shaders.
-const FAMILY: &str = "navi21";
+/// A GPU, and what is held of it.
+struct Gpu {
+    /// As RADV knows it.
+    family: &'static str,
+    /// Whose choices the table holds.
+    driver: &'static str,
+    table: &'static str,
+    header: &'static str,
+    /// Which kernels: those by cooperative matrices, or all others.
+    cooperative: bool,
+}
 
-/// The driver whose choices the table holds.
-const DRIVER: &str = "Mesa 22.3.6";
+/// An RDNA 2, with waves of 64 as RADV runs compute shaders.
+const NAVI21: Gpu = Gpu {
+    family: "navi21",
+    driver: "Mesa 22.3.6",
+    table: "kernels/resources-wgsl.txt",
+    header: "\
+# What each specialisation becomes on AMD's navi21, in waves of 64: vector and scalar registers, workgroup memory in bytes, waves
+# a SIMD, instructions, the latency and inverse throughput that the compiler predicts for a wave in cycles, and for matmul and
+# attention what part of the main loop's vector instructions multiply and add, or a dash without one. RADV of Mesa 22.3.6. None spills.
+# `TILEWRIGHT_WRITE_RESOURCES=1 cargo test navi21` writes this file anew.
+",
+    cooperative: false,
+};
+
+/// An RDNA 3, the first with matrices.
+const NAVI31: Gpu = Gpu {
+    family: "navi31",
+    driver: "Mesa 25.0.7",
+    table: "kernels/resources-cooperative.txt",
+    header: "\
+# What the kernels by cooperative matrices become on AMD's navi31: the subgroup size that the driver picks, vector and scalar registers,
+# workgroup memory in bytes, waves a SIMD, instructions, the latency and inverse throughput that the compiler predicts for a wave in
+# cycles, and how many instructions multiply matrices. RADV of Mesa 25.0.7. None spills. `TILEWRIGHT_RADV_MANIFEST` names its
+# manifest, and `TILEWRIGHT_WRITE_RESOURCES=1 cargo test navi31` writes this file anew.
+",
+    cooperative: true,
+};
 
 /// Where distributions put the driver's manifest.
 const MANIFESTS: [&str; 2] =
     ["/usr/share/vulkan/icd.d/radeon_icd.x86_64.json", "/usr/share/vulkan/icd.d/radeon_icd.json"];
 
-const TABLE: &str = "kernels/resources-wgsl.txt";
-
-const HEADER: &str = "\
-# What each specialisation becomes on AMD's navi21, in waves of 64: vector and scalar registers, workgroup memory in bytes, waves
-# a SIMD, instructions, the latency and inverse throughput that the compiler predicts for a wave in cycles, and for matmul and
-# attention what part of the main loop's vector instructions multiply and add, or a dash without one. RADV of Mesa 22.3.6. None spills.
-# `TILEWRIGHT_WRITE_RESOURCES=1 cargo test navi21` writes this file anew.
-";
+impl Gpu {
+    fn sources(&self) -> impl Iterator<Item = Source> {
+        // It has matrices of 16 x 16, and subgroups of up to 64.
+        let launched = |source: &Source| {
+            !source.cooperative || source.name.contains("EDGE=16 ") && source.name.contains("THREADS=256")
+        };
+        let cooperative = self.cooperative;
+        sources(false).into_iter().filter(move |source| source.cooperative == cooperative && launched(source))
+    }
+}
 
 /// The device that compiles and cannot run.
 struct Compiler {
@@ -44,7 +81,7 @@ struct Compiler {
 }
 
 impl Compiler {
-    fn open() -> Result<Compiler, String> {
+    fn open(cooperative: bool) -> Result<Compiler, String> {
         // SAFETY: the loader is a Vulkan loader; structures live as long as the calls that read them. Nothing is destroyed: the
         // process ends with the test.
         unsafe {
@@ -64,17 +101,25 @@ impl Compiler {
 
             let queues =
                 [vk::DeviceQueueCreateInfo::default().queue_family_index(0).queue_priorities(&[1.0])];
-            let extensions = [ash::khr::pipeline_executable_properties::NAME.as_ptr()];
+            let mut extensions = vec![ash::khr::pipeline_executable_properties::NAME.as_ptr()];
+            if cooperative {
+                extensions.push(ash::khr::cooperative_matrix::NAME.as_ptr());
+            }
             let mut executables = vk::PhysicalDevicePipelineExecutablePropertiesFeaturesKHR::default()
                 .pipeline_executable_info(true);
             let mut v11 = vk::PhysicalDeviceVulkan11Features::default().storage_buffer16_bit_access(true);
-            let mut v12 = vk::PhysicalDeviceVulkan12Features::default().shader_float16(true);
+            let mut v12 = vk::PhysicalDeviceVulkan12Features::default()
+                .shader_float16(true)
+                .vulkan_memory_model(cooperative);
+            let mut matrices =
+                vk::PhysicalDeviceCooperativeMatrixFeaturesKHR::default().cooperative_matrix(cooperative);
             let info = vk::DeviceCreateInfo::default()
                 .queue_create_infos(&queues)
                 .enabled_extension_names(&extensions)
                 .push_next(&mut executables)
                 .push_next(&mut v11)
                 .push_next(&mut v12);
+            let info = if cooperative { info.push_next(&mut matrices) } else { info };
             let device = instance.create_device(physical, &info, None).map_err(|error| error.to_string())?;
             let properties = ash::khr::pipeline_executable_properties::Device::new(&instance, &device);
             Ok(Compiler { _entry: entry, device, properties, driver })
@@ -133,8 +178,11 @@ impl Compiler {
         // SAFETY: as promised; RADV's statistics are all unsigned; and the text gets as many bytes as its length was.
         unsafe {
             let statistics = self.properties.get_pipeline_executable_statistics(which)?;
-            let statistics =
+            let mut statistics: BTreeMap<String, u64> =
                 statistics.iter().map(|one| (text(one.name_as_c_str()), one.value.u64)).collect();
+            let pipeline = vk::PipelineInfoKHR::default().pipeline(which.pipeline);
+            let executables = self.properties.get_pipeline_executable_properties(&pipeline)?;
+            statistics.insert("Subgroup size".into(), executables[0].subgroup_size.into());
             let mut texts = self.properties.get_pipeline_executable_internal_representations(which)?;
             let mut buffers: Vec<Vec<u8>> = texts.iter().map(|one| vec![0; one.data_size]).collect();
             for (one, buffer) in texts.iter_mut().zip(&mut buffers) {
@@ -230,15 +278,13 @@ fn columns(compiler: &Compiler, source: &Source) -> Result<String, String> {
         ["VGPRs", "SGPRs", "LDS size", "Subgroups per SIMD", "Instructions", "Latency", "Inverse Throughput"];
     let mut columns =
         names.map(get).into_iter().map(|n| n.map(|n| n.to_string())).collect::<Result<Vec<_>, _>>()?;
-    if ["matmul", "attention"].iter().any(|product| source.name.starts_with(product)) {
+    if source.cooperative {
+        columns.insert(0, get("Subgroup size")?.to_string());
+        columns.push(code.lines().filter(|line| line.trim().starts_with("v_wmma")).count().to_string());
+    } else if ["matmul", "attention"].iter().any(|product| source.name.starts_with(product)) {
         columns.push(multiply_adds(&code).map_or("-".into(), |share| format!("{share}%")));
     }
     Ok(columns.join(" "))
-}
-
-/// What there is to compile: all but cooperative matrices, which this driver does not have.
-fn compiled() -> impl Iterator<Item = Source> {
-    sources(false).into_iter().filter(|source| !source.cooperative)
 }
 
 #[test]
@@ -250,15 +296,14 @@ fn cooperative_matrices_become_spirv() {
     }
 }
 
-const START: &str = "navi21: ";
+const START: &str = "compiled: ";
 
 /// A child's part: the driver decides when it is loaded which device there is, by its environment.
-#[test]
-#[ignore = "runs in a process of its own, started by `navi21`"]
-fn of_null_device() {
-    let compiler = Compiler::open().unwrap_or_else(|error| panic!("RADV's null device: {error}"));
+fn compile(gpu: &Gpu) {
+    let compiler =
+        Compiler::open(gpu.cooperative).unwrap_or_else(|error| panic!("RADV's null device: {error}"));
     println!("{START}{}", compiler.driver);
-    for source in compiled() {
+    for source in gpu.sources() {
         let (mark, text) = match columns(&compiler, &source) {
             Ok(columns) => ("", columns),
             Err(fault) => ("!", fault.replace(['\n', '\t'], " ")),
@@ -268,20 +313,33 @@ fn of_null_device() {
 }
 
 #[test]
-fn navi21() {
-    let not_run = |reason: String| {
-        println!("NOT RUN: {reason}");
-        let required = std::env::var("TILEWRIGHT_REQUIRE").unwrap_or_default();
-        assert!(!required.split(',').any(|name| name == "wgpu"), "TILEWRIGHT_REQUIRE names wgpu: {reason}");
-    };
-    let Some(manifest) = MANIFESTS.into_iter().find(|manifest| Path::new(manifest).exists()) else {
-        return not_run("there is no manifest of RADV".into());
-    };
-    let child = concat!(module_path!(), "::of_null_device");
-    let child = child.split_once("::").expect("the crate comes first").1;
+#[ignore = "runs in a process of its own, started by `navi21`"]
+fn on_navi21() {
+    compile(&NAVI21);
+}
+
+#[test]
+#[ignore = "runs in a process of its own, started by `navi31`"]
+fn on_navi31() {
+    compile(&NAVI31);
+}
+
+fn not_run(reason: &str, name: &str) {
+    println!("NOT RUN: {reason}");
+    let required = std::env::var("TILEWRIGHT_REQUIRE").unwrap_or_default();
+    assert!(
+        !required.split(',').any(|required| required == name),
+        "TILEWRIGHT_REQUIRE names {name}: {reason}"
+    );
+}
+
+/// Compiles in a child, by the driver of this manifest, and compares with the table.
+fn compare(gpu: &Gpu, manifest: &str) {
+    let module = module_path!().split_once("::").expect("the crate comes first").1;
+    let child = format!("{module}::on_{}", gpu.family);
     let output = Command::new(std::env::current_exe().expect("this program has a path"))
-        .args(["--ignored", "--exact", "--nocapture", child])
-        .env("RADV_FORCE_FAMILY", FAMILY)
+        .args(["--ignored", "--exact", "--nocapture", &child])
+        .env("RADV_FORCE_FAMILY", gpu.family)
         .env("VK_DRIVER_FILES", manifest)
         .output()
         .expect("this program can be started");
@@ -293,15 +351,31 @@ fn navi21() {
         lines.filter_map(|line| line.split_once('\t')).partition(|(_, cells)| cells.starts_with('!'));
     let faults: Vec<String> = wrong.iter().map(|(name, fault)| format!("{name}: {fault}")).collect();
     assert!(wrong.is_empty(), "{} faults:\n{}", faults.len(), faults[..faults.len().min(30)].join("\n"));
-    assert_eq!(rows.len(), compiled().count());
+    assert_eq!(rows.len(), gpu.sources().count());
     println!("{} specialisations neither spill nor use scratch memory", rows.len());
     // Another driver may choose other registers.
-    if !driver.starts_with(DRIVER) {
-        println!("NOT RUN: the table is of {DRIVER}, and the driver is {driver}");
+    if !driver.starts_with(gpu.driver) {
+        println!("NOT RUN: the table is of {}, and the driver is {driver}", gpu.driver);
         return;
     }
 
     let rows: String = rows.iter().map(|(name, cells)| format!("{name}: {cells}\n")).collect();
-    let table = [HEADER, &rows].concat();
-    hold(TABLE, &table);
+    let table = [gpu.header, &rows].concat();
+    hold(gpu.table, &table);
+}
+
+#[test]
+fn navi21() {
+    match MANIFESTS.into_iter().find(|manifest| Path::new(manifest).exists()) {
+        Some(manifest) => compare(&NAVI21, manifest),
+        None => not_run("there is no manifest of RADV", "wgpu"),
+    }
+}
+
+#[test]
+fn navi31() {
+    match std::env::var("TILEWRIGHT_RADV_MANIFEST") {
+        Ok(manifest) => compare(&NAVI31, &manifest),
+        Err(_) => not_run("TILEWRIGHT_RADV_MANIFEST names no driver that knows cooperative matrices", "radv"),
+    }
 }
