@@ -12,9 +12,10 @@
 //            TILE     rows a tile, EDGE or a multiple of it
 //            THREADS  workgroup size, a power of two of 32 or more: four subgroups of the largest size
 //            T        f16
-// Parts:     common/matrices8.wgsl or matrices16.wgsl, attention/params.wgsl, attention/mask.wgsl, this, then a pass, which
-//            has QUERIES and KEYS, whose products are computed at a time; SCORE_LINE, from one row of scores to the next;
-//            LAYERS of scores; WEIGHT_LAYERS of weights; WEIGHTS_TURNED: that keys are owned; read_quad(); finish()
+// Parts:     common/matrices8.wgsl or matrices16.wgsl, common/halves_quads.wgsl or halves_scalars.wgsl, attention/params.wgsl,
+//            attention/mask.wgsl, this, then a pass, which has ROWS in workgroup memory; QUERIES and KEYS, whose products are
+//            computed at a time; SCORE_LINE, from one row of scores to the next; LAYERS of scores; WEIGHT_LAYERS of
+//            weights; WEIGHTS_TURNED: that keys are owned; read_quad(); finish()
 // Workgroup memory: up to 32 KiB. An adapter with cooperative matrices is none that has WebGPU's least.
 // Bindings:  1 q [B, NH, Tq, D], 2 k and 3 v [B, NKV, Tk, D]: strided, unit stride along D
 
@@ -32,12 +33,12 @@ const MATRIX: u32 = EDGE * EDGE;
 const TEAM: u32 = THREADS / BAND;
 // Rows begin 16 bytes beyond the end of those before: loads want rows aligned so, and in different banks.
 const LINE: u32 = D + 8u;
+const HALVES: u32 = ROWS * LINE; // the rows
 const WEIGHT_LINE: u32 = KEYS + 8u;
 const SCORE_LAYER: u32 = QUERIES * SCORE_LINE;
 const WEIGHT_LAYER: u32 = QUERIES * WEIGHT_LINE;
 const SCORES: u32 = QUERIES * KEYS / MATRIX; // matrices of a layer
 
-var<workgroup> rows: array<T, ROWS * LINE>;
 var<workgroup> scores: array<f32, LAYERS * SCORE_LAYER>;           // [layer][query][key]
 var<workgroup> weights: array<T, WEIGHT_LAYERS * WEIGHT_LAYER>; // [layer][query][key]
 
@@ -70,10 +71,7 @@ fn load(x: Source, first: u32, count: u32, to: u32, lid: u32) {
         if (first + row < x.len) {
             quad4 = read_quad(x.which, x.start + (first + row) * x.stride + quad);
         }
-        let at = (to + row) * LINE + quad * 4u;
-        for (var c = 0u; c < 4u; c++) {
-            rows[at + c] = quad4[c];
-        }
+        put((to + row) * LINE + quad * 4u, quad4);
     }
 }
 
@@ -83,8 +81,8 @@ fn score(n: u32, layer: u32, query_rows: u32, key_rows: u32) {
     let j = n % (KEYS / EDGE) * EDGE;
     var sums: Sums;
     for (var d = 0u; d < D; d += EDGE) {
-        let left = coopLoadT<Left>(&rows[(query_rows + i) * LINE + d], LINE);
-        let right = coopLoad<Right>(&rows[(key_rows + j) * LINE + d], LINE);
+        let left = coopLoadT<Left>(&halves[((query_rows + i) * LINE + d) / WIDE], LINE / WIDE);
+        let right = coopLoad<Right>(&halves[((key_rows + j) * LINE + d) / WIDE], LINE / WIDE);
         sums = coopMultiplyAdd(left, right, sums);
     }
     coopStoreT(sums, &scores[layer * SCORE_LAYER + i * SCORE_LINE + j], SCORE_LINE);
@@ -111,12 +109,12 @@ fn add_weighted(
     for (var n = 0u; n < TILE; n += EDGE) {
         let weights0 = load_weights(layer, 0u, n);
         let weights1 = load_weights(layer, EDGE, n);
-        let at = (start + n) * LINE + column * EDGE;
-        let x0 = coopLoadT<Right>(&rows[at], LINE);
+        let at = ((start + n) * LINE + column * EDGE) / WIDE;
+        let x0 = coopLoadT<Right>(&halves[at], LINE / WIDE);
         *part00 = coopMultiplyAdd(weights0, x0, *part00);
         *part10 = coopMultiplyAdd(weights1, x0, *part10);
         if (OWN > 1u && column + 1u < COLUMNS) {
-            let x1 = coopLoadT<Right>(&rows[at + EDGE], LINE);
+            let x1 = coopLoadT<Right>(&halves[at + EDGE / WIDE], LINE / WIDE);
             *part01 = coopMultiplyAdd(weights0, x1, *part01);
             *part11 = coopMultiplyAdd(weights1, x1, *part11);
         }

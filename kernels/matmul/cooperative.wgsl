@@ -18,8 +18,8 @@
 //            A_ALONG_M, B_ALONG_N: bool, which way to read
 //            and those of epilogue.wgsl, with T = f16
 // Parts:     those of epilogue.wgsl, matmul/a_quads.wgsl or a_scalars.wgsl, matmul/b_quads.wgsl
-//            or b_scalars.wgsl, common/matrices8.wgsl or matrices16.wgsl, matmul/slices_quads.wgsl or
-//            slices_scalars.wgsl, then this
+//            or b_scalars.wgsl, common/matrices8.wgsl or matrices16.wgsl, common/halves_quads.wgsl or
+//            halves_scalars.wgsl, then this
 // Bindings:  see epilogue.wgsl
 // Grid:      ceil(M / SIDE) * ceil(N / SIDE) * batch * shares workgroups, folded over x and y; shares as in tiled.wgsl
 // Workgroup memory, of a SPAN of 4 and of 2: 24 and 14 KiB with matrices of 16 x 16, 11 and 6 KiB with 8 x 8
@@ -34,6 +34,7 @@ const LOADS: u32 = QUADS / THREADS;
 const STRIDE_K: u32 = BK + 8u;   // of a slice whose rows lie along K
 const STRIDE_X: u32 = SIDE + 8u; // of one whose rows lie along M or N
 const SLICE: u32 = max(SIDE * STRIDE_K, BK * STRIDE_X);
+const HALVES: u32 = 2u * SLICE; // that of A, then that of B
 const MATRIX: u32 = EDGE * EDGE;
 
 var<workgroup> results: array<f32, PARTS * MATRIX>; // of each quarter one matrix, row by row
@@ -72,17 +73,17 @@ fn fetch(a4: ptr<function, Quads>, b4: ptr<function, Quads>, starts: vec2<u32>, 
 fn load_a(m: u32, k: u32) -> Left {
     let at = place(m, k, !A_ALONG_M) / WIDE;
     if (A_ALONG_M) {
-        return coopLoad<Left>(&slice_a[at], STRIDE_X / WIDE);
+        return coopLoad<Left>(&halves[at], STRIDE_X / WIDE);
     }
-    return coopLoadT<Left>(&slice_a[at], STRIDE_K / WIDE);
+    return coopLoadT<Left>(&halves[at], STRIDE_K / WIDE);
 }
 
 fn load_b(n: u32, k: u32) -> Right {
-    let at = place(n, k, !B_ALONG_N) / WIDE;
+    let at = (SLICE + place(n, k, !B_ALONG_N)) / WIDE;
     if (B_ALONG_N) {
-        return coopLoadT<Right>(&slice_b[at], STRIDE_X / WIDE);
+        return coopLoadT<Right>(&halves[at], STRIDE_X / WIDE);
     }
-    return coopLoad<Right>(&slice_b[at], STRIDE_K / WIDE);
+    return coopLoad<Right>(&halves[at], STRIDE_K / WIDE);
 }
 
 // Where a quarter of the tile begins: row and column.
@@ -153,8 +154,8 @@ fn cooperative(
             for (var i = 0u; i < LOADS; i++) {
                 let at_a = quad_at(i * THREADS + lid, !A_ALONG_M);
                 let at_b = quad_at(i * THREADS + lid, !B_ALONG_N);
-                put_a(place(at_a.x, at_a.y, !A_ALONG_M), within(next_a[i], k0 + at_a.y, !A_ALONG_M));
-                put_b(place(at_b.x, at_b.y, !B_ALONG_N), within(next_b[i], k0 + at_b.y, !B_ALONG_N));
+                put(place(at_a.x, at_a.y, !A_ALONG_M), within(next_a[i], k0 + at_a.y, !A_ALONG_M));
+                put(SLICE + place(at_b.x, at_b.y, !B_ALONG_N), within(next_b[i], k0 + at_b.y, !B_ALONG_N));
             }
             workgroupBarrier();
             // Beyond the end, what is read from addresses within is not used.

@@ -7,7 +7,7 @@ use crate::device::wgpu::{
 };
 #[cfg(test)]
 use crate::ops::launch::wgpu::FLOATS;
-use crate::ops::launch::wgpu::{LOOPS, MATRICES_8, MATRICES_16, PHILOX, check_loops, check_size, output};
+use crate::ops::launch::wgpu::{HALVES_QUADS, HALVES_SCALARS, LOOPS, MATRICES_8, MATRICES_16, PHILOX, check_loops, check_size, output};
 use crate::ops::launch::windows;
 use crate::{DType, Device, Result, Shape, Tensor};
 
@@ -298,9 +298,11 @@ impl Cooperative {
     fn kernel(&self, head_dim: usize, params: &Params) -> Kernel {
         macro_rules! with_matrices {
             ($($rest:ident),*) => {
-                match self.matrices.edge {
-                    8 => &[MATRICES_8, PARAMS, MASK, COOPERATIVE, $($rest),*],
-                    _ => &[MATRICES_16, PARAMS, MASK, COOPERATIVE, $($rest),*],
+                match (self.matrices.edge, self.matrices.quads) {
+                    (8, true) => &[MATRICES_8, HALVES_QUADS, PARAMS, MASK, COOPERATIVE, $($rest),*],
+                    (8, false) => &[MATRICES_8, HALVES_SCALARS, PARAMS, MASK, COOPERATIVE, $($rest),*],
+                    (_, true) => &[MATRICES_16, HALVES_QUADS, PARAMS, MASK, COOPERATIVE, $($rest),*],
+                    (_, false) => &[MATRICES_16, HALVES_SCALARS, PARAMS, MASK, COOPERATIVE, $($rest),*],
                 }
             };
         }
@@ -649,7 +651,7 @@ mod tests {
             return Ok(());
         };
         for (threads, tile, head_dim) in [(16, 16, 40), (32, 8, 40), (64, 16, 128), (128, 8, 64), (256, 8, 16)] {
-            let matrices = Matrices { threads, ..matrices };
+            let matrices = Matrices { threads, quads: tile == 8, ..matrices };
             let of = |pass, tile| Plan::Cooperative(Cooperative { pass, matrices, tile });
             assert!(forward_agrees(&device, head_dim, of(Pass::Forward, 16))?, "{threads} invocations, D = {head_dim}");
             let plans = [of(Pass::Queries, tile), of(Pass::Keys, tile)];

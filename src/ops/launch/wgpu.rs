@@ -281,6 +281,8 @@ pub const REDUCE_SUBGROUP: &str = include_str!("../../../kernels/common/reduce_s
 pub const HALF: &str = include_str!("../../../kernels/common/half.wgsl");
 pub const MATRICES_8: &str = include_str!("../../../kernels/common/matrices8.wgsl");
 pub const MATRICES_16: &str = include_str!("../../../kernels/common/matrices16.wgsl");
+pub const HALVES_QUADS: &str = include_str!("../../../kernels/common/halves_quads.wgsl");
+pub const HALVES_SCALARS: &str = include_str!("../../../kernels/common/halves_scalars.wgsl");
 pub const PHILOX: &str = include_str!("../../../kernels/common/philox.wgsl");
 pub const ACTIVATIONS: &str = include_str!("../../../kernels/activation/functions.wgsl");
 

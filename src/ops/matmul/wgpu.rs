@@ -11,7 +11,7 @@ use crate::device::wgpu::{
 #[cfg(test)]
 use crate::ops::launch::wgpu::FLOATS;
 use crate::ops::launch::wgpu::{
-    ACTIVATIONS, LOOPS, MATRICES_8, MATRICES_16, Width, by_width, of_width, output,
+    ACTIVATIONS, HALVES_QUADS, HALVES_SCALARS, LOOPS, MATRICES_8, MATRICES_16, Width, by_width, of_width, output,
 };
 use crate::ops::launch::windows;
 use crate::{DType, Device, Result, Shape, Tensor};
@@ -28,8 +28,6 @@ const DIRECT: &str = include_str!("../../../kernels/matmul/direct.wgsl");
 const TILED: &str = include_str!("../../../kernels/matmul/tiled.wgsl");
 const THIN: &str = include_str!("../../../kernels/matmul/thin.wgsl");
 const COOPERATIVE: &str = include_str!("../../../kernels/matmul/cooperative.wgsl");
-const SLICES_QUADS: &str = include_str!("../../../kernels/matmul/slices_quads.wgsl");
-const SLICES_SCALARS: &str = include_str!("../../../kernels/matmul/slices_scalars.wgsl");
 const SPLITS: &str = include_str!("../../../kernels/matmul/splits.wgsl");
 
 /// `Params` of kernels/matmul/epilogue.wgsl.
@@ -528,10 +526,10 @@ impl Plan {
             Kind::Tiled { .. } => (with_operands!(BLOCKS, TILED), "tiled"),
             Kind::Cooperative { matrices, .. } => {
                 let source = match (matrices.edge, matrices.quads) {
-                    (8, true) => with_operands!(MATRICES_8, SLICES_QUADS, COOPERATIVE),
-                    (8, false) => with_operands!(MATRICES_8, SLICES_SCALARS, COOPERATIVE),
-                    (_, true) => with_operands!(MATRICES_16, SLICES_QUADS, COOPERATIVE),
-                    (_, false) => with_operands!(MATRICES_16, SLICES_SCALARS, COOPERATIVE),
+                    (8, true) => with_operands!(MATRICES_8, HALVES_QUADS, COOPERATIVE),
+                    (8, false) => with_operands!(MATRICES_8, HALVES_SCALARS, COOPERATIVE),
+                    (_, true) => with_operands!(MATRICES_16, HALVES_QUADS, COOPERATIVE),
+                    (_, false) => with_operands!(MATRICES_16, HALVES_SCALARS, COOPERATIVE),
                 };
                 (source, "cooperative")
             }
