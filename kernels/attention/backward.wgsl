@@ -18,31 +18,41 @@
 @group(0) @binding(5) var<storage, read> lse: array<f32>;
 @group(0) @binding(6) var<storage, read> delta: array<f32>;
 
-var<workgroup> kept: array<u32, select(1u, DRAWN / 4u * BAND, DROPOUT)>; // [keys / 4][query]
+// What a team owns: its rows of a, times scale log2(e), and of b, times dropout's scale. And what is this member's of
+// their products with STEP visited rows: of a scores less the log-sum-exp, of b dP less delta, where nothing is dropped.
+const APART: bool = false;
 
-// What a team owns: its rows of a, times scale log2(e), and of b. And of their products with STEP visited rows those that
-// are this member's: of a they are the scores, of b dO V^T.
 var<private> own_a: Rows;
 var<private> own_b: Rows;
 var<private> s: Own;
 var<private> dp: Own;
 
-fn products(step_a: ptr<function, Step>, step_b: ptr<function, Step>, lid: u32) {
-    var a: Parts;
-    var b: Parts;
+// Those of a query, as each member starts its part with them: the sum over the team is then as above.
+fn stats_of(row: u32) -> vec2<f32> {
+    return vec2(lse[row] * LOG2_E, delta[row]) / -f32(SPLIT);
+}
+
+// Adds the products to where the members' parts start.
+fn products(
+    parts_a: ptr<function, Parts>,
+    parts_b: ptr<function, Parts>,
+    step_a: ptr<function, Step>,
+    step_b: ptr<function, Step>,
+    lid: u32,
+) {
     for (var c = 0u; c < QUADS; c++) {
         for (var n = 0u; n < STEP; n++) {
             let a4 = pick(step_a, c, n);
             let b4 = pick(step_b, c, n);
             for (var r = 0u; r < ROWS; r++) {
-                a[r][n] = with_dot(a[r][n], own_a[r][c], a4);
-                b[r][n] = with_dot(b[r][n], own_b[r][c], b4);
+                (*parts_a)[r][n] = with_dot((*parts_a)[r][n], own_a[r][c], a4);
+                (*parts_b)[r][n] = with_dot((*parts_b)[r][n], own_b[r][c], b4);
             }
         }
     }
-    s = added_up(a, lid);
+    s = added_up(*parts_a, lid);
     if (SPLIT > 1u) {
         workgroupBarrier();
     }
-    dp = added_up(b, lid);
+    dp = added_up(*parts_b, lid);
 }

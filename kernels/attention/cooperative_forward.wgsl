@@ -143,7 +143,7 @@ fn forward_cooperative(
             total *= shrink;
             for (var j = lid % TEAM; j < TILE; j += TEAM) {
                 let s = scores[row * SCORE_LINE + j] * (p.scale * LOG2_E);
-                let weight = T(softmax(s, top, contains(seen, j0 + j)));
+                let weight = T(softmax(s - top, contains(seen, j0 + j)));
                 weights[row * WEIGHT_LINE + j] = weight;
                 total += f32(weight);
             }

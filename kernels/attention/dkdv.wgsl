@@ -11,6 +11,63 @@
 var<private> sum_k: Rows;
 var<private> sum_v: Rows;
 
+// Which queries see the keys that this member has scores of.
+var<private> queries: array<Interval, OWN>;
+
+// Takes in the queries of a span.
+fn attend(span: Visit, reader: u32, lid: u32) {
+    for (var i0 = span.start; i0 < span.end; i0 += TILE) {
+        load_tile(i0, lid);
+        tile_ready();
+
+        for (var step = 0u; step < TILE; step += STEP) {
+            var step_q = step_a(i0, step, reader);
+            var step_dout = step_b(i0, step, reader);
+            var of_step = step_stats(i0, step, reader);
+            var parts_q: Parts;
+            var parts_dout: Parts;
+            for (var i = 0u; i < STEP; i++) {
+                let stats = pick_stats(&of_step, i);
+                for (var r = 0u; r < ROWS; r++) {
+                    parts_q[r][i] = stats.x;
+                    parts_dout[r][i] = stats.y;
+                }
+            }
+            products(&parts_q, &parts_dout, &step_q, &step_dout, lid);
+            for (var x = 0u; x < RUN; x++) {
+                let at = seat.run + x;
+                for (var n = 0u; n < OWN; n++) {
+                    let w = softmax(s[n][x], contains(queries[n], i0 + step + at));
+                    var d = dp[n][x];
+                    dp[n][x] = w;
+                    if (DROPOUT) {
+                        let key = owned(n);
+                        let keep = mask(kept[key / 4u * QUERIES + i0 - span.start + step + at], key % 4u);
+                        d = merged(d, pick_stats(&of_step, at).y * f32(SPLIT), keep);
+                        dp[n][x] = masked(w, keep);
+                    }
+                    s[n][x] = w * d;
+                }
+            }
+            let ds = of_team(s);
+            if (SPLIT > 1u) {
+                workgroupBarrier();
+            }
+            let dropped = of_team(dp);
+            for (var c = 0u; c < QUADS; c++) {
+                for (var i = 0u; i < STEP; i++) {
+                    let q4 = pick(&step_q, c, i);
+                    let dout4 = pick(&step_dout, c, i);
+                    for (var r = 0u; r < ROWS; r++) {
+                        sum_k[r][c] += q4 * ds[r][i];
+                        sum_v[r][c] += dout4 * dropped[r][i];
+                    }
+                }
+            }
+        }
+    }
+}
+
 @compute @workgroup_size(BLOCK)
 fn dkdv(
     @builtin(workgroup_id) wid: vec3<u32>,
@@ -30,9 +87,9 @@ fn dkdv(
     let k_start = place(p.k, b, kv_head, 0u);
     let v_start = place(p.v, b, kv_head, 0u);
     let out_start = place(p.dk, b, kv_head, 0u);
-    let member = lid % SPLIT;
     let team = lid / SPLIT;
     let reader = reader(lid);
+    sit(lid);
 
     for (var round = 0u; round < QUADS; round += ROUND) {
         for (var r = 0u; r < ROWS; r++) {
@@ -41,10 +98,10 @@ fn dkdv(
                 var quads_a: Round;
                 var quads_b: Round;
                 for (var x = 0u; x < ROUND; x++) {
-                    let quad = (round + x) * SPLIT + member;
+                    let quad = (round + x) * SPLIT + seat.member;
                     if (quad < D / 4u) {
                         quads_a[x] = vec4<f32>(k[k_start + j * p.k.z + quad]) * (p.scale * LOG2_E);
-                        quads_b[x] = vec4<f32>(v[v_start + j * p.v.z + quad]);
+                        quads_b[x] = vec4<f32>(v[v_start + j * p.v.z + quad]) * p.keep_scale;
                     }
                 }
                 put(&own_a, r, round, &quads_a);
@@ -52,9 +109,8 @@ fn dkdv(
             }
         }
     }
-    var queries: array<Interval, OWN>;
     for (var n = 0u; n < OWN; n++) {
-        let j = j0 + row_of(n, lid) * TEAMS + team;
+        let j = j0 + owned(n);
         if (j < p.Tk) {
             queries[n] = queries_of(j);
         }
@@ -64,54 +120,13 @@ fn dkdv(
     for (var h = kv_head * readers; h < (kv_head + 1u) * readers; h++) {
         let head = b * p.NH + h;
         visit_head(b, h);
-        for (var i0 = visited.start; i0 < visited.end; i0 += TILE) {
-            load_tile(i0, lid);
-            let drawn = (i0 - visited.start) % DRAWN;
-            if (DROPOUT && drawn == 0u) {
-                for (var n = lid; n < BAND / 4u * DRAWN; n += BLOCK) {
-                    kept[n] = kept_keys(j0 / 4u + n / DRAWN, i0 + n % DRAWN, head);
-                }
+        if (DROPOUT) {
+            for (var start = visited.start; start < visited.end; start += DRAWN) {
+                draw(j0, start, head, lid);
+                attend(Visit(start, min(start + DRAWN, visited.end)), reader, lid);
             }
-            tile_ready();
-
-            for (var step = 0u; step < TILE; step += STEP) {
-                var step_q = step_a(i0, step, reader);
-                var step_dout = step_b(i0, step, reader);
-                products(&step_q, &step_dout, lid);
-                let at = step + run_of(lid);
-                var of_step = step_stats(i0, at, reader);
-                for (var x = 0u; x < RUN; x++) {
-                    let stats = pick_stats(&of_step, x);
-                    for (var n = 0u; n < OWN; n++) {
-                        let w = softmax(s[n][x], stats.x, contains(queries[n], i0 + at + x));
-                        var d = dp[n][x];
-                        var dropped = w;
-                        if (DROPOUT) {
-                            let key = row_of(n, lid) * TEAMS + team;
-                            let keep = keeps(kept[key / 4u * DRAWN + drawn + at + x], key);
-                            d = select(0.0, d * p.keep_scale, keep);
-                            dropped = select(0.0, w * p.keep_scale, keep);
-                        }
-                        s[n][x] = w * (d - stats.y);
-                        dp[n][x] = dropped;
-                    }
-                }
-                let ds = of_team(s, lid);
-                if (SPLIT > 1u) {
-                    workgroupBarrier();
-                }
-                let dropped = of_team(dp, lid);
-                for (var c = 0u; c < QUADS; c++) {
-                    for (var i = 0u; i < STEP; i++) {
-                        let q4 = pick(&step_q, c, i);
-                        let dout4 = pick(&step_dout, c, i);
-                        for (var r = 0u; r < ROWS; r++) {
-                            sum_k[r][c] += q4 * ds[r][i];
-                            sum_v[r][c] += dout4 * dropped[r][i];
-                        }
-                    }
-                }
-            }
+        } else {
+            attend(visited, reader, lid);
         }
     }
 
@@ -122,10 +137,10 @@ fn dkdv(
                 var quads_k = take(&sum_k, r, round);
                 var quads_v = take(&sum_v, r, round);
                 for (var x = 0u; x < ROUND; x++) {
-                    let quad = (round + x) * SPLIT + member;
+                    let quad = (round + x) * SPLIT + seat.member;
                     if (quad < D / 4u) {
                         dk_out[out_start + j * p.dk.z + quad] = vec4<T>(quads_k[x] * p.scale);
-                        dv_out[out_start + j * p.dk.z + quad] = vec4<T>(quads_v[x]);
+                        dv_out[out_start + j * p.dk.z + quad] = vec4<T>(quads_v[x] * p.keep_scale);
                     }
                 }
             }

@@ -7,6 +7,52 @@
 
 var<private> sum: Rows;
 
+// Of the rows that this member has scores of: which keys they see, and delta. Of all rows of the team: where parts start.
+var<private> keys: array<Interval, OWN>;
+var<private> minus_delta: array<f32, OWN>;
+var<private> stats: array<vec2<f32>, ROWS>;
+
+// Takes in the keys of a span.
+fn attend(span: Visit, reader: u32, lid: u32) {
+    for (var j0 = span.start; j0 < span.end; j0 += TILE) {
+        load_tile(j0, lid);
+        tile_ready();
+
+        for (var step = 0u; step < TILE; step += STEP) {
+            var step_k = step_a(j0, step, reader);
+            var step_v = step_b(j0, step, reader);
+            var parts_k: Parts;
+            var parts_v: Parts;
+            for (var r = 0u; r < ROWS; r++) {
+                for (var j = 0u; j < STEP; j++) {
+                    parts_k[r][j] = stats[r].x;
+                    parts_v[r][j] = stats[r].y;
+                }
+            }
+            products(&parts_k, &parts_v, &step_k, &step_v, lid);
+            for (var n = 0u; n < OWN; n++) {
+                for (var x = 0u; x < RUN; x++) {
+                    var d = dp[n][x];
+                    if (DROPOUT) {
+                        let bits = kept[kept_at(j0 - span.start + step, x, n)];
+                        d = merged(d, minus_delta[n], mask(bits, bit_of(step, x)));
+                    }
+                    s[n][x] = softmax(s[n][x], contains(keys[n], j0 + step + seat.run + x)) * d;
+                }
+            }
+            let ds = of_team(s);
+            for (var c = 0u; c < QUADS; c++) {
+                for (var j = 0u; j < STEP; j++) {
+                    let k4 = pick(&step_k, c, j);
+                    for (var r = 0u; r < ROWS; r++) {
+                        sum[r][c] += k4 * ds[r][j];
+                    }
+                }
+            }
+        }
+    }
+}
+
 @compute @workgroup_size(BLOCK)
 fn dq(
     @builtin(workgroup_id) wid: vec3<u32>,
@@ -26,9 +72,9 @@ fn dq(
     let q_start = place(p.q, b, h, 0u);
     let dout_start = place(p.dout, b, h, 0u);
     let dq_start = place(p.dq, b, h, 0u);
-    let member = lid % SPLIT;
     let team = lid / SPLIT;
     let reader = reader(lid);
+    sit(lid);
     visit_head(b, h / (p.NH / p.NKV));
 
     for (var round = 0u; round < QUADS; round += ROUND) {
@@ -38,10 +84,10 @@ fn dq(
                 var quads_a: Round;
                 var quads_b: Round;
                 for (var x = 0u; x < ROUND; x++) {
-                    let quad = (round + x) * SPLIT + member;
+                    let quad = (round + x) * SPLIT + seat.member;
                     if (quad < D / 4u) {
                         quads_a[x] = vec4<f32>(q[q_start + i * p.q.z + quad]) * (p.scale * LOG2_E);
-                        quads_b[x] = vec4<f32>(dout[dout_start + i * p.dout.z + quad]);
+                        quads_b[x] = vec4<f32>(dout[dout_start + i * p.dout.z + quad]) * p.keep_scale;
                     }
                 }
                 put(&own_a, r, round, &quads_a);
@@ -49,55 +95,28 @@ fn dq(
             }
         }
     }
-    var keys: array<Interval, OWN>;
-    var lse_row: array<f32, OWN>;
-    var delta_row: array<f32, OWN>;
     for (var n = 0u; n < OWN; n++) {
-        let i = i0 + row_of(n, lid) * TEAMS + team;
+        let i = i0 + owned(n);
         if (i < p.Tq) {
             keys[n] = keys_of(i);
-            lse_row[n] = lse[head * p.Tq + i] * LOG2_E;
-            delta_row[n] = delta[head * p.Tq + i];
+            minus_delta[n] = -delta[head * p.Tq + i];
+        }
+    }
+    for (var r = 0u; r < ROWS; r++) {
+        let i = i0 + r * TEAMS + team;
+        if (i < p.Tq) {
+            stats[r] = stats_of(head * p.Tq + i);
         }
     }
 
     let visited = visit(keys_of(i0), keys_of(min(i0 + BAND, p.Tq) - 1u));
-    for (var j0 = visited.start; j0 < visited.end; j0 += TILE) {
-        load_tile(j0, lid);
-        let drawn = (j0 - visited.start) % DRAWN;
-        if (DROPOUT && drawn == 0u) {
-            for (var n = lid; n < DRAWN / 4u * BAND; n += BLOCK) {
-                kept[n] = kept_keys(j0 / 4u + n / BAND, i0 + n % BAND, head);
-            }
+    if (DROPOUT) {
+        for (var start = visited.start; start < visited.end; start += DRAWN) {
+            draw(start, i0, head, lid);
+            attend(Visit(start, min(start + DRAWN, visited.end)), reader, lid);
         }
-        tile_ready();
-
-        for (var step = 0u; step < TILE; step += STEP) {
-            var step_k = step_a(j0, step, reader);
-            var step_v = step_b(j0, step, reader);
-            products(&step_k, &step_v, lid);
-            for (var n = 0u; n < OWN; n++) {
-                for (var x = 0u; x < RUN; x++) {
-                    let j = step + run_of(lid) + x;
-                    let w = softmax(s[n][x], lse_row[n], contains(keys[n], j0 + j));
-                    var d = dp[n][x];
-                    if (DROPOUT) {
-                        let bits = kept[(drawn + j) / 4u * BAND + row_of(n, lid) * TEAMS + team];
-                        d = select(0.0, d * p.keep_scale, keeps(bits, j));
-                    }
-                    s[n][x] = w * (d - delta_row[n]);
-                }
-            }
-            let ds = of_team(s, lid);
-            for (var c = 0u; c < QUADS; c++) {
-                for (var j = 0u; j < STEP; j++) {
-                    let k4 = pick(&step_k, c, j);
-                    for (var r = 0u; r < ROWS; r++) {
-                        sum[r][c] += k4 * ds[r][j];
-                    }
-                }
-            }
-        }
+    } else {
+        attend(visited, reader, lid);
     }
 
     for (var round = 0u; round < QUADS; round += ROUND) {
@@ -106,7 +125,7 @@ fn dq(
             if (i < p.Tq) {
                 var quads = take(&sum, r, round);
                 for (var x = 0u; x < ROUND; x++) {
-                    let quad = (round + x) * SPLIT + member;
+                    let quad = (round + x) * SPLIT + seat.member;
                     if (quad < D / 4u) {
                         dq_out[dq_start + i * p.dq.z + quad] = vec4<T>(quads[x] * p.scale);
                     }

@@ -29,27 +29,36 @@
 // Scores may be above the top, and weights so many powers of two, before sums are rescaled, which is then rare.
 const SLACK: f32 = 8.0;
 
+// Whether every member knows the top of all rows of its team: it has the only row, or is alone.
+const KNOWN: bool = SPLIT == 1u || ROWS == 1u;
+
 // The queries, times scale log2(e), and for each the sum of weighted values.
 var<private> query: Rows;
 var<private> sum: Rows;
 
-var<workgroup> kept: array<u32, select(1u, DRAWN / 4u * BAND, DROPOUT)>; // [keys / 4][row]
-var<workgroup> shared_factors: array<f32, select(1u, TEAMS * ROWS, SPLIT > 1u)>; // [team][row]
-var<private> factors: array<f32, ROWS>;
-var<workgroup> shared_runs: array<f32, select(1u, TEAMS * ROWS * RUNS, RUNS > 1u)>; // [team][row][run]
+// Of the rows that this member has scores of: the top, 0 before a key is seen; how far above it a score may be, LOWEST
+// before; the sum of weights, of the keys that are this member's; and which keys the row sees.
+var<private> top: array<f32, OWN>;
+var<private> slack: array<f32, OWN>;
+var<private> total: array<f32, OWN>;
+var<private> keys: array<Interval, OWN>;
+
+var<private> factors: array<f32, OWN>;
+var<workgroup> shared_factors: array<f32, select(4u, TEAMS * ROWS, !KNOWN)>; // [team][row]
+var<workgroup> shared_runs: array<f32, select(4u, TEAMS * ROWS * RUNS, RUNS > 1u)>; // [team][row][run]
 
 // Tells the team what the nth row of this member is to be multiplied by.
 fn tell(n: u32, factor: f32, lid: u32) {
-    if (SPLIT == 1u) {
+    if (KNOWN) {
         factors[n] = factor;
-    } else if (lid % SPLIT < ROWS) {
-        shared_factors[lid / SPLIT * ROWS + row_of(n, lid)] = factor;
+    } else if (ROWS == SPLIT || seat.member < ROWS) {
+        shared_factors[lid / SPLIT * ROWS + row_of(n)] = factor;
     }
 }
 
 // What the team was told of a row, after a barrier.
 fn told(row: u32, lid: u32) -> f32 {
-    if (SPLIT == 1u) {
+    if (KNOWN) {
         return factors[row];
     }
     return shared_factors[lid / SPLIT * ROWS + row];
@@ -59,9 +68,9 @@ fn told(row: u32, lid: u32) -> f32 {
 fn of_runs(x: f32, n: u32, lid: u32) -> vec2<f32> {
     var both = vec2(x);
     if (RUNS > 1u) {
-        let row = (lid / SPLIT * ROWS + row_of(n, lid)) * RUNS;
-        if (lid % SPLIT < MAKERS) {
-            shared_runs[row + run_of(lid) / RUN] = x;
+        let row = (lid / SPLIT * ROWS + row_of(n)) * RUNS;
+        if (MAKERS == SPLIT || seat.member < MAKERS) {
+            shared_runs[row + seat.run / RUN] = x;
         }
         workgroupBarrier();
         both = vec2(0.0, x);
@@ -73,79 +82,22 @@ fn of_runs(x: f32, n: u32, lid: u32) -> vec2<f32> {
     return both;
 }
 
-@compute @workgroup_size(BLOCK)
-fn forward(
-    @builtin(workgroup_id) wid: vec3<u32>,
-    @builtin(num_workgroups) nwg: vec3<u32>,
-    @builtin(local_invocation_index) lid: u32,
-) {
-    let sharers = select(1u, p.NH / p.NKV, p.chunk > 0u);
-    let rows = p.Tq * sharers;
-    let bands = (rows + BAND - 1u) / BAND;
-    let heads = p.B * p.NH / sharers;
-    let group = wid.x + wid.y * nwg.x;
-    if (group >= bands * heads * p.chunks) {
-        return;
-    }
-    let head = group % heads * sharers;
-    let b = head / p.NH;
-    let h = head % p.NH;
-    let band = bands - 1u - group / heads % bands;
-    let chunk = group / heads / bands;
-    let member = lid % SPLIT;
-    let team = lid / SPLIT;
-    let reader = reader(lid);
-    visit_head(b, h / (p.NH / p.NKV));
-
-    for (var round = 0u; round < QUADS; round += ROUND) {
-        for (var r = 0u; r < ROWS; r++) {
-            let row = band * BAND + r * TEAMS + team;
-            if (row < rows) {
-                let start = place(p.q, b, h + row % sharers, row / sharers);
-                var quads: Round;
-                for (var x = 0u; x < ROUND; x++) {
-                    let quad = (round + x) * SPLIT + member;
-                    if (quad < D / 4u) {
-                        quads[x] = vec4<f32>(q[start + quad]) * (p.scale * LOG2_E);
-                    }
-                }
-                put(&query, r, round, &quads);
-            }
-        }
-    }
-    var top: array<f32, OWN>;
-    var total: array<f32, OWN>;
-    var keys: array<Interval, OWN>;
-    for (var n = 0u; n < OWN; n++) {
-        let row = band * BAND + row_of(n, lid) * TEAMS + team;
-        top[n] = LOWEST;
-        // A row beyond the last sees nothing, like any that sees no key.
-        if (row < rows) {
-            keys[n] = keys_of(row / sharers);
-        }
-    }
-
-    let last_row = min(band * BAND + BAND, rows) - 1u;
-    var visited = visit(keys_of(band * BAND / sharers), keys_of(last_row / sharers));
-    if (p.chunk > 0u) {
-        visited.start += chunk * p.chunk;
-        visited.end = min(visited.end, visited.start + p.chunk);
-    }
-    for (var j0 = visited.start; j0 < visited.end; j0 += TILE) {
+// Takes in the keys of a span.
+fn attend(span: Visit, reader: u32, lid: u32) {
+    for (var j0 = span.start; j0 < span.end; j0 += TILE) {
         load_tile(j0, lid);
-        let drawn = (j0 - visited.start) % DRAWN;
-        if (DROPOUT && drawn == 0u) {
-            // One block of random bits serves four keys, so they are drawn here, once for the whole team.
-            for (var n = lid; n < DRAWN / 4u * BAND; n += BLOCK) {
-                let row = band * BAND + n % BAND;
-                kept[n] = kept_keys(j0 / 4u + n / BAND, row / sharers, head + row % sharers);
-            }
-        }
         tile_ready();
 
         for (var step = 0u; step < TILE; step += STEP) {
-            // Parts of the scores with STEP keys.
+            // Parts of the scores with STEP keys. They start so that the sum is how far a score is above the top.
             var parts: Parts;
+            if (KNOWN) {
+                for (var r = 0u; r < ROWS; r++) {
+                    for (var j = 0u; j < STEP; j++) {
+                        parts[r][j] = top[r] / -f32(SPLIT);
+                    }
+                }
+            }
             var step_k = step_a(j0, step, reader);
             for (var c = 0u; c < QUADS; c++) {
                 for (var j = 0u; j < STEP; j++) {
@@ -158,32 +110,35 @@ fn forward(
 
             // Weights, not yet divided by the total.
             var s = added_up(parts, lid);
+            turn_tile(j0, lid);
             for (var n = 0u; n < OWN; n++) {
+                let above = select(top[n], 0.0, KNOWN);
                 var highest = LOWEST;
                 for (var x = 0u; x < RUN; x++) {
-                    let j = step + run_of(lid) + x;
-                    s[n][x] = select(MASKED, s[n][x], contains(keys[n], j0 + j));
+                    s[n][x] = select(MASKED, s[n][x], contains(keys[n], j0 + step + seat.run + x));
                     highest = max(highest, s[n][x]);
                 }
-                highest = of_runs(highest, n, lid).y;
-                let new_top = select(top[n], highest, highest > top[n] + SLACK);
-                let shrink = exp2(top[n] - new_top);
+                highest = of_runs(highest, n, lid).y - above;
+                let rises = highest > slack[n];
+                let rise = select(0.0, highest, rises);
+                slack[n] = select(slack[n], SLACK, rises);
+                // The first top may be below 0, but then there is nothing to rescale.
+                let shrink = exp2(min(-rise, 0.0));
                 tell(n, shrink, lid);
-                top[n] = new_top;
+                top[n] += rise;
                 total[n] *= shrink;
                 for (var x = 0u; x < RUN; x++) {
-                    let j = step + run_of(lid) + x;
-                    s[n][x] = exp2(s[n][x] - new_top);
+                    s[n][x] = exp2(s[n][x] - (above + rise));
                     // The softmax's total counts what dropout drops.
                     total[n] += s[n][x];
                     if (DROPOUT) {
-                        let bits = kept[(drawn + j) / 4u * BAND + row_of(n, lid) * TEAMS + team];
-                        s[n][x] = select(0.0, s[n][x], keeps(bits, j));
+                        let bits = kept[kept_at(j0 - span.start + step, x, n)];
+                        s[n][x] = masked(s[n][x], mask(bits, bit_of(step, x)));
                     }
                 }
             }
 
-            let weights = of_team(s, lid);
+            let weights = of_team(s);
             var shrinks: array<f32, ROWS>;
             var shrunk = SPLIT == 1u;
             for (var r = 0u; r < ROWS; r++) {
@@ -210,17 +165,82 @@ fn forward(
             }
         }
     }
+}
+
+@compute @workgroup_size(BLOCK)
+fn forward(
+    @builtin(workgroup_id) wid: vec3<u32>,
+    @builtin(num_workgroups) nwg: vec3<u32>,
+    @builtin(local_invocation_index) lid: u32,
+) {
+    let sharers = select(1u, p.NH / p.NKV, p.chunk > 0u && !DROPOUT);
+    let rows = p.Tq * sharers;
+    let bands = (rows + BAND - 1u) / BAND;
+    let heads = p.B * p.NH / sharers;
+    let group = wid.x + wid.y * nwg.x;
+    if (group >= bands * heads * p.chunks) {
+        return;
+    }
+    let head = group % heads * sharers;
+    let b = head / p.NH;
+    let h = head % p.NH;
+    let band = bands - 1u - group / heads % bands;
+    let chunk = group / heads / bands;
+    let team = lid / SPLIT;
+    let reader = reader(lid);
+    sit(lid);
+    visit_head(b, h / (p.NH / p.NKV));
+
+    for (var round = 0u; round < QUADS; round += ROUND) {
+        for (var r = 0u; r < ROWS; r++) {
+            let row = band * BAND + r * TEAMS + team;
+            if (row < rows) {
+                let start = place(p.q, b, h + row % sharers, row / sharers);
+                var quads: Round;
+                for (var x = 0u; x < ROUND; x++) {
+                    let quad = (round + x) * SPLIT + seat.member;
+                    if (quad < D / 4u) {
+                        quads[x] = vec4<f32>(q[start + quad]) * (p.scale * LOG2_E);
+                    }
+                }
+                put(&query, r, round, &quads);
+            }
+        }
+    }
+    for (var n = 0u; n < OWN; n++) {
+        let row = band * BAND + owned(n);
+        slack[n] = LOWEST;
+        // A row beyond the last sees nothing, like any that sees no key.
+        if (row < rows) {
+            keys[n] = keys_of(row / sharers);
+        }
+    }
+
+    let last_row = min(band * BAND + BAND, rows) - 1u;
+    var visited = visit(keys_of(band * BAND / sharers), keys_of(last_row / sharers));
+    if (p.chunk > 0u) {
+        visited.start += chunk * p.chunk;
+        visited.end = min(visited.end, visited.start + p.chunk);
+    }
+    if (DROPOUT) {
+        for (var start = visited.start; start < visited.end; start += DRAWN) {
+            draw(start, band * BAND, head, lid);
+            attend(Visit(start, min(start + DRAWN, visited.end)), reader, lid);
+        }
+    } else {
+        attend(visited, reader, lid);
+    }
 
     // Totals are known to those that made weights, and every member divides by them.
     workgroupBarrier();
     let part = chunk * p.B * p.NH + head;
     for (var n = 0u; n < OWN; n++) {
-        let row = band * BAND + row_of(n, lid) * TEAMS + team;
-        let seen = top[n] > LOWEST;
+        let row = band * BAND + owned(n);
+        let seen = slack[n] > LOWEST;
         // About 1 or more if a key is seen: the largest score's weight.
         let whole = max(of_runs(total[n], n, lid).x, 0.5);
         tell(n, select(0.0, p.keep_scale / whole, seen), lid);
-        if (row < rows && member < ROWS) {
+        if (row < rows && seat.member < ROWS) {
             let log_sum = select(LOWEST, (top[n] + log2(whole)) * LN_2, seen);
             lse[(part + row % sharers) * p.Tq + row / sharers] = log_sum;
         }
@@ -233,7 +253,7 @@ fn forward(
                 let start = place(p.o, b + chunk * p.B, h + row % sharers, row / sharers);
                 var quads = take(&sum, r, round);
                 for (var x = 0u; x < ROUND; x++) {
-                    let quad = (round + x) * SPLIT + member;
+                    let quad = (round + x) * SPLIT + seat.member;
                     if (quad < D / 4u) {
                         o[start + quad] = vec4<O>(quads[x] * told(r, lid));
                     }

@@ -1,6 +1,7 @@
 // What is visited where queries are owned: rows of k and of v.
 
 const HAS_STATS: bool = false;
+const QUERIES: u32 = BAND;
 
 var<private> k_start: u32;
 var<private> v_start: u32;

@@ -7,12 +7,10 @@
 const LANES: u32 = 8u;
 const TOGETHER: u32 = LANES / STEP; // quads of a row that are loaded at a time
 
-// There is no tile. But dropout's bits, which are drawn for one, are shared.
-fn load_tile(first: u32, lid: u32) {
-    if (DROPOUT) {
-        workgroupBarrier();
-    }
-}
+// There is no tile. But dropout's bits are shared.
+fn load_tile(first: u32, lid: u32) {}
+
+fn turn_tile(first: u32, lid: u32) {}
 
 fn tile_ready() {
     if (DROPOUT) {

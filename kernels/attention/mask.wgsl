@@ -38,7 +38,7 @@ fn visit(first: Interval, last: Interval) -> Visit {
     return Visit(first.first & ~3u, last.first + last.count);
 }
 
-// The softmax of a score. A masked one may be far above the log-sum-exp.
-fn softmax(s: f32, lse: f32, seen: bool) -> f32 {
-    return exp2(select(MASKED, s, seen) - lse);
+// The softmax of a score from which the log-sum-exp, or what else stands for it, is subtracted. A masked one may be far above that.
+fn softmax(s: f32, seen: bool) -> f32 {
+    return exp2(select(MASKED, s, seen));
 }

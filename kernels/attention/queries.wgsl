@@ -1,6 +1,7 @@
-// What is visited where keys are owned: rows of q and of dO, and of each query lse log2(e) and delta.
+// What is visited where keys are owned: rows of q and of dO, and of each query the log-sum-exp and delta, see backward.wgsl.
 
 const HAS_STATS: bool = true;
+const QUERIES: u32 = DRAWN;
 
 var<private> q_start: u32;
 var<private> dout_start: u32;
@@ -26,5 +27,5 @@ fn read_b(row: u32, quad: u32) -> vec4<f32> {
 }
 
 fn read_stats(row: u32) -> vec2<f32> {
-    return vec2(lse[stats_start + row] * LOG2_E, delta[stats_start + row]);
+    return stats_of(stats_start + row);
 }

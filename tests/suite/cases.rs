@@ -998,7 +998,7 @@ pub fn attention() -> Vec<Case> {
     let causal = AttentionOptions { causal: true, ..Default::default() };
     let window = |n| AttentionOptions { window: Some(n), ..causal };
     // B, NH, NKV, Tq, Tk, D
-    let sizes: [([usize; 6], AttentionOptions); 31] = [
+    let sizes: [([usize; 6], AttentionOptions); 32] = [
         ([1, 1, 1, 1, 1, 8], Default::default()),
         ([2, 2, 2, 5, 5, 8], Default::default()),
         ([2, 2, 2, 5, 5, 8], causal),
@@ -1014,6 +1014,7 @@ pub fn attention() -> Vec<Case> {
         ([1, 2, 2, 65, 65, 16], causal),
         ([1, 2, 1, 33, 129, 64], Default::default()),
         ([2, 2, 1, 63, 67, 40], AttentionOptions { dropout: 0.1, ..causal }),
+        ([1, 2, 1, 35, 39, 64], AttentionOptions { dropout: 0.2, ..causal }),
         ([1, 1, 1, 130, 130, 128], window(17)),
         ([1, 2, 1, 19, 35, 136], causal),
         ([1, 2, 1, 33, 21, 160], AttentionOptions { dropout: 0.1, ..Default::default() }),

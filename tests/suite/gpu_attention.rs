@@ -1,6 +1,8 @@
 //! Attention with the kernels of GPUs, run by whatever adapter there is: teams of every shape, and keys cut into chunks.
 #![cfg(feature = "wgpu")]
 
+use std::sync::Arc;
+
 use tilewright::{AttentionOptions, DType, Tensor};
 
 use crate::cases::{Case, Range::Normal};
@@ -74,12 +76,27 @@ fn keys_in_chunks() {
     check(&cases[2..3], &[DType::F16], Pass::Both);
 }
 
-/// Scores that rise and fall by far more than what sums are rescaled for.
+/// Of these no keys are cut, as random bits are drawn for a workgroup's.
+#[test]
+fn few_queries_with_dropout() {
+    let dropped = AttentionOptions { dropout: 0.2, ..CAUSAL };
+    for d in [8, 16, 24, 64, 96, 136, 192] {
+        check(&[case([1, 2, 1, 9, 101, d], dropped)], &[DType::F32], Pass::Both);
+    }
+    for d in [16, 64] {
+        check(&[case([1, 1, 1, 2, 20_000, d], dropped)], &[DType::F32], Pass::Forward);
+    }
+}
+
+/// Scores that rise and fall by far more than what sums are rescaled for, and such that are all far below 0.
 #[test]
 fn scores_far_apart() {
     let steep = AttentionOptions { scale: Some(6.0), ..Default::default() };
+    let below = AttentionOptions { scale: Some(-0.5), ..Default::default() };
     for sizes in [[1, 1, 1, 70, 90, 64], [1, 2, 1, 1, 400, 64], [1, 1, 1, 40, 50, 8]] {
-        check(&[case(sizes, steep)], &[DType::F32], Pass::Forward);
+        let mut squares = case(sizes, below);
+        squares.f = Arc::new(move |x| x[0].mul(&x[0])?.attention(&x[1].mul(&x[1])?, &x[2], &below));
+        check(&[case(sizes, steep), squares], &[DType::F32], Pass::Forward);
     }
 }
 

@@ -95,16 +95,18 @@ struct Teams {
     step: u32,
     /// Visited rows come from lane to lane, not through workgroup memory.
     lanes: bool,
+    /// Values come after keys and take their place, for a tile of one step.
+    apart: bool,
 }
 
 impl Teams {
     /// For `owned` rows, of a head or of some, that visit `visited` others.
     fn new(class: Class, spec: &Spec, head_dim: usize, pass: Pass, owned: usize, visited: usize) -> Self {
         let quads = head_dim / QUAD;
-        let cut = |split: usize, rows: usize, block: usize, step: usize, limit: usize| {
+        let cut = |split: usize, rows: usize, block: usize, step: usize, apart: bool, limit: usize| {
             let mut plans = [16, 8, 4].into_iter().map(|tile| {
                 let [split, rows, block, step] = [split, rows, block, step.min(tile)].map(|n| n as u32);
-                Teams { pass, split, rows, block, tile: tile as u32, step, lanes: false }
+                Teams { pass, split, rows, block, tile: tile as u32, step, lanes: false, apart }
             });
             plans.find(|plan| plan.workgroup_memory(head_dim, spec.dropout.is_some()) <= limit)
         };
@@ -118,7 +120,7 @@ impl Teams {
                 let plans = [1, 2, 4, 8].into_iter().map(|step| {
                     // Dropout's bits are drawn for a tile.
                     let tile = if dropout { 16 } else { step };
-                    Teams { pass, split: 1, rows, block: READERS, tile, step, lanes: true }
+                    Teams { pass, split: 1, rows, block: READERS, tile, step, lanes: true, apart: false }
                 });
                 let mut plans = plans.filter(|plan| quads.is_multiple_of((READERS / plan.step) as usize));
                 let last = plans.clone().next_back().expect("a step of eight rows is always there");
@@ -126,7 +128,7 @@ impl Teams {
             }
             let split = if unrolled { 1 } else { 4 };
             let rows = if head_dim <= 64 && owned > 64 { 2 } else { 1 };
-            let plan = cut(split, rows, if owned <= 8 { 8 * split } else { 64 }, 8, WORKGROUP_MEMORY);
+            let plan = cut(split, rows, if owned <= 8 { 8 * split } else { 64 }, 8, false, WORKGROUP_MEMORY);
             return plan.expect("a tile of 4 fits");
         }
         // Rows of a team and quads that a member has of each. With 128 registers for what is owned and summed up, of two
@@ -134,6 +136,7 @@ impl Teams {
         let (matrices, cuts): (usize, &[(usize, usize)]) = match pass {
             Pass::Forward if owned <= FEW && quads > 32 => (2, &[(1, 8)]),
             Pass::Forward if owned <= FEW => (2, &[(1, 4)]),
+            Pass::Forward if quads <= 4 => (2, &[(2, 4)]),
             Pass::Forward => (2, &[(4, 4), (2, 8)]),
             _ => (4, &[(2, 4), (1, 8)]),
         };
@@ -141,9 +144,12 @@ impl Teams {
             let split = quads.div_ceil(held).next_power_of_two();
             // A team of one, which waits for nobody, keeps what it reads of the tile in registers.
             let spills = split == 1 && matrices * rows * quads > 16;
-            // Of eight visited rows every member of a team has scores to make weights of, even if the team owns one row.
-            let step = if pass == Pass::Forward && (split == 1 || owned <= FEW) { 8 } else { 4 };
-            if spills { None } else { cut(split, rows, 64, step, GPU_WORKGROUP_MEMORY) }
+            // The longer a step, the more multiply-adds for what is done once a step. There are registers for it where a
+            // team of the forward has one row or one member; and memory, if values take the place of keys.
+            let long = pass == Pass::Forward && (rows == 1 || split == 1);
+            let apart = long && split > 1;
+            let step = if long { 16 } else { 4 };
+            if spills { None } else { cut(split, rows, 64, step, apart, GPU_WORKGROUP_MEMORY) }
         });
         // Quads beyond the row are computed and not used.
         let padding = |plan: &Teams| quads.next_multiple_of(plan.split as usize) - quads;
@@ -160,8 +166,9 @@ impl Teams {
     fn most_visited(&self, head_dim: usize, dropout: bool, rolled: bool) -> usize {
         let [split, block, tile, step] = [self.split, self.block, self.tile, self.step].map(|n| n as usize);
         let quads = (head_dim / QUAD).div_ceil(split);
-        let load = if self.lanes { 0 } else { (tile * quads * split).div_ceil(block) + 1 };
-        let draw = if dropout { (tile / 4 * self.band()).div_ceil(block) } else { 0 };
+        let loads = if self.apart { 2 } else { 1 };
+        let load = if self.lanes { 0 } else { loads * (tile * head_dim / QUAD).div_ceil(block) + 1 };
+        let draw = if dropout { (tile / 4 * self.band()).div_ceil(block) + 1 } else { 0 };
         let of_step = if rolled { 1 + 3 * quads } else { 1 };
         LOOPS / (1 + load + draw + tile / step * of_step) * tile
     }
@@ -187,13 +194,14 @@ impl Teams {
     fn workgroup_memory(&self, head_dim: usize, dropout: bool) -> usize {
         let [split, rows, block, tile, step] =
             [self.split, self.rows, self.block, self.tile, self.step].map(|n| n as usize);
-        let line = (head_dim / QUAD).next_multiple_of(split);
-        let shared = if split > 1 { 4 * rows * step * (block + block / split) + 4 * self.band() } else { 0 };
+        let matrices = if self.apart { 1 } else { 2 };
+        let runs = (split / rows).clamp(1, step);
+        let shared = if split > 1 { 4 * rows * step * (block + block / split) + 4 * self.band() * (1 + runs) } else { 0 };
         let kept = if dropout { (tile / 4 * self.band()).max(block) } else { 0 };
         let stats = if self.pass == Pass::Keys { 8 * tile } else { 0 };
-        let rows = if self.lanes { 0 } else { 16 * 2 * line * (tile + 1) + stats };
-        // Arrays that are not needed have an element each.
-        let spare = 64;
+        let rows = if self.lanes { 0 } else { 4 * matrices * head_dim * (tile + 1) + stats };
+        // Arrays that are not needed have a quad each.
+        let spare = 96;
         rows + shared + 4 * kept + spare
     }
 
@@ -221,7 +229,7 @@ impl Teams {
             .with("STEP", self.step)
             .with("DROPOUT", spec.dropout.is_some())
             .with("T", dtype);
-        let kernel = if self.pass == Pass::Forward { kernel.with("O", out) } else { kernel };
+        let kernel = if self.pass == Pass::Forward { kernel.with("APART", self.apart).with("O", out) } else { kernel };
         kernel.work(self.pass.work(head_dim, params))
     }
 }
