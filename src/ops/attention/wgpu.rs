@@ -133,22 +133,25 @@ impl Teams {
         }
         // Rows of a team and quads that a member has of each. With 128 registers for what is owned and summed up, of two
         // matrices or of four, the rest fits into the 168 with which an RDNA 2 runs three waves a SIMD.
-        let (matrices, cuts): (usize, &[(usize, usize)]) = match pass {
-            Pass::Forward if owned <= FEW && quads > 32 => (2, &[(1, 8)]),
-            Pass::Forward if owned <= FEW => (2, &[(1, 4)]),
-            Pass::Forward if quads <= 4 => (2, &[(2, 4)]),
-            Pass::Forward => (2, &[(4, 4), (2, 8)]),
-            _ => (4, &[(2, 4), (1, 8)]),
+        let cuts: &[(usize, usize)] = match pass {
+            Pass::Forward if owned <= FEW && quads > 32 => &[(1, 8)],
+            Pass::Forward if owned <= FEW => &[(1, 4)],
+            Pass::Forward if quads <= 8 => &[(2, 8)],
+            Pass::Forward => &[(4, 4), (2, 8)],
+            _ => &[(2, 4), (1, 8)],
         };
         let plans = cuts.iter().filter_map(|&(rows, held)| {
             let split = quads.div_ceil(held).next_power_of_two();
             // A team of one, which waits for nobody, keeps what it reads of the tile in registers.
-            let spills = split == 1 && matrices * rows * quads > 16;
+            let spills = pass != Pass::Forward && split == 1 && rows * quads > 4;
             // The longer a step, the more multiply-adds for what is done once a step. There are registers for it where a
             // team of the forward has one row or one member; and memory, if values take the place of keys.
-            let long = pass == Pass::Forward && (rows == 1 || split == 1);
-            let apart = long && split > 1;
-            let step = if long { 16 } else { 4 };
+            let apart = pass == Pass::Forward && rows == 1 && split > 1;
+            let step = match pass {
+                Pass::Forward if apart || split == 1 && quads <= 4 => 16,
+                Pass::Forward if split == 1 => 8,
+                _ => 4,
+            };
             if spills { None } else { cut(split, rows, 64, step, apart, GPU_WORKGROUP_MEMORY) }
         });
         // Quads beyond the row are computed and not used.
@@ -614,7 +617,7 @@ pub(crate) fn launched(class: Class) -> Vec<Launched> {
 
     let mut all = Vec::new();
     for dtype in FLOATS {
-        for head_dim in [8, 16, 40, 64, 72, 96, 112, 128, 136, 192, 256] {
+        for head_dim in [8, 16, 24, 32, 40, 64, 72, 96, 112, 128, 136, 192, 256] {
             for p in [None, Some(0.1)] {
                 let dropout = p.map(|p| Drop { p, stream: Stream { seed: 0, offset: 0 } });
                 let spec = Spec { causal: true, scale: 1.0, window: None, dropout };
