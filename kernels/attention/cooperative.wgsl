@@ -15,7 +15,7 @@
 // Parts:     common/matrices8.wgsl or matrices16.wgsl, common/halves_quads.wgsl or halves_scalars.wgsl, attention/params.wgsl,
 //            attention/mask.wgsl, this, then a pass, which has ROWS in workgroup memory; QUERIES and KEYS, whose products are
 //            computed at a time; SCORE_LINE, from one row of scores to the next; LAYERS of scores; WEIGHT_LAYERS of
-//            weights; WEIGHTS_TURNED: that keys are owned; read_quad(); finish()
+//            weights; read_quad(); finish()
 // Workgroup memory: up to 32 KiB. An adapter with cooperative matrices is none that has WebGPU's least.
 // Bindings:  1 q [B, NH, Tq, D], 2 k and 3 v [B, NKV, Tk, D]: strided, unit stride along D
 
@@ -31,16 +31,19 @@ const WORKERS: u32 = 4u;
 const MATRIX: u32 = EDGE * EDGE;
 // Invocations that share a query's scores, or a key's.
 const TEAM: u32 = THREADS / BAND;
+// Of a tile those of one invocation, and whether all of them are there.
+const SHARE: u32 = (TILE + TEAM - 1u) / TEAM;
+const WHOLE: bool = SHARE * TEAM == TILE;
 // Rows begin 16 bytes beyond the end of those before: loads want rows aligned so, and in different banks.
 const LINE: u32 = D + 8u;
 const HALVES: u32 = ROWS * LINE; // the rows
-const WEIGHT_LINE: u32 = KEYS + 8u;
+const WEIGHT_LINE: u32 = TILE + select(0u, 8u, TILE > EDGE); // memory is short where tiles are
 const SCORE_LAYER: u32 = QUERIES * SCORE_LINE;
-const WEIGHT_LAYER: u32 = QUERIES * WEIGHT_LINE;
+const WEIGHT_LAYER: u32 = BAND * WEIGHT_LINE;
 const SCORES: u32 = QUERIES * KEYS / MATRIX; // matrices of a layer
 
 var<workgroup> scores: array<f32, LAYERS * SCORE_LAYER>;           // [layer][query][key]
-var<workgroup> weights: array<T, WEIGHT_LAYERS * WEIGHT_LAYER>; // [layer][query][key]
+var<workgroup> weights: array<T, WEIGHT_LAYERS * WEIGHT_LAYER>; // [layer][owned row][visited row]
 
 // Which of the matrices in memory, where its first row starts, from one row to the next, and how many rows there are.
 struct Source {
@@ -64,14 +67,18 @@ fn values(b: u32, h: u32) -> Source {
 
 // Loads `count` rows from `first` on into workgroup memory, as its rows from `to` on. Beyond the last they are zeros.
 fn load(x: Source, first: u32, count: u32, to: u32, lid: u32) {
-    for (var n = lid; n < count * (D / 4u); n += THREADS) {
+    let quads = count * (D / 4u);
+    for (var i = 0u; i < (quads + THREADS - 1u) / THREADS; i++) {
+        let n = i * THREADS + lid;
         let row = n / (D / 4u);
         let quad = n % (D / 4u);
-        var quad4 = vec4<T>();
-        if (first + row < x.len) {
-            quad4 = read_quad(x.which, x.start + (first + row) * x.stride + quad);
+        if (quads % THREADS == 0u || n < quads) {
+            var quad4 = vec4<T>();
+            if (first + row < x.len) {
+                quad4 = read_quad(x.which, x.start + (first + row) * x.stride + quad);
+            }
+            put((to + row) * LINE + quad * 4u, quad4);
         }
-        put((to + row) * LINE + quad * 4u, quad4);
     }
 }
 
@@ -88,14 +95,6 @@ fn score(n: u32, layer: u32, query_rows: u32, key_rows: u32) {
     coopStoreT(sums, &scores[layer * SCORE_LAYER + i * SCORE_LINE + j], SCORE_LINE);
 }
 
-// Weights of owned rows from `own` on with visited ones from `visited` on.
-fn load_weights(layer: u32, own: u32, visited: u32) -> Left {
-    if (WEIGHTS_TURNED) {
-        return coopLoad<Left>(&weights[layer * WEIGHT_LAYER + visited * WEIGHT_LINE + own], WEIGHT_LINE);
-    }
-    return coopLoadT<Left>(&weights[layer * WEIGHT_LAYER + own * WEIGHT_LINE + visited], WEIGHT_LINE);
-}
-
 // Adds to a part, whose first column of matrices is `column`, the weighted sums of the visited rows, which lie from `start` on.
 fn add_weighted(
     part00: ptr<function, Sums>,
@@ -107,8 +106,8 @@ fn add_weighted(
     column: u32,
 ) {
     for (var n = 0u; n < TILE; n += EDGE) {
-        let weights0 = load_weights(layer, 0u, n);
-        let weights1 = load_weights(layer, EDGE, n);
+        let weights0 = coopLoadT<Left>(&weights[layer * WEIGHT_LAYER + n], WEIGHT_LINE);
+        let weights1 = coopLoadT<Left>(&weights[layer * WEIGHT_LAYER + EDGE * WEIGHT_LINE + n], WEIGHT_LINE);
         let at = ((start + n) * LINE + column * EDGE) / WIDE;
         let x0 = coopLoadT<Right>(&halves[at], LINE / WIDE);
         *part00 = coopMultiplyAdd(weights0, x0, *part00);

@@ -26,8 +26,8 @@ fn read_quad(which: u32, at: u32) -> vec4<T> {
     }
 }
 
-// P, and dS of a score and of dO V^T, which lie n places into their layers.
-fn weights_at(n: u32, lse2: f32, delta: f32, seen: bool) -> vec2<f32> {
-    let weight = softmax(scores[n] * (p.scale * LOG2_E) - lse2, seen);
+// P, and dS of a score and of dO V^T, which lie n places into their layers. Scores and log-sum-exps are kept times log2(e).
+fn weights_at(n: u32, scale2: f32, lse2: f32, delta: f32, seen: bool) -> vec2<f32> {
+    let weight = softmax(scores[n] * scale2 - lse2, seen);
     return vec2(weight, weight * (scores[SCORE_LAYER + n] - delta));
 }

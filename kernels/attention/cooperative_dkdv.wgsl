@@ -14,7 +14,6 @@ const QUERIES: u32 = TILE;
 const KEYS: u32 = BAND;
 const SCORE_LINE: u32 = KEYS;
 const WEIGHT_LAYERS: u32 = 2u; // P and dS
-const WEIGHTS_TURNED: bool = true;
 
 // Where the band's outputs start.
 var<private> out_start: u32;
@@ -54,6 +53,7 @@ fn dkdv_cooperative(
     load(values(b, kv_head), first_key, BAND, BAND, lid);
 
     // The key of this invocation, of which it takes every TEAMth query of a tile. One beyond the last is seen by none.
+    let scale2 = p.scale * LOG2_E;
     let row = lid % BAND;
     let j = first_key + row;
     var seeing: Interval;
@@ -83,12 +83,16 @@ fn dkdv_cooperative(
                     score(n % SCORES, layer, VISITED + layer * TILE, layer * BAND);
                 }
                 workgroupBarrier();
-                for (var i = lid / BAND; i < TILE; i += TEAM) {
+                for (var n = 0u; n < SHARE; n++) {
+                    let i = n * TEAM + lid / BAND;
                     let query = min(i0 + i, p.Tq - 1u);
                     let seen = contains(seeing, i0 + i);
-                    let made = weights_at(i * SCORE_LINE + row, lse[stats + query] * LOG2_E, delta[stats + query], seen);
-                    weights[i * WEIGHT_LINE + row] = T(made.x);
-                    weights[WEIGHT_LAYER + i * WEIGHT_LINE + row] = T(made.y);
+                    if (WHOLE || i < TILE) {
+                        let at = i * SCORE_LINE + row;
+                        let made = weights_at(at, scale2, lse[stats + query] * LOG2_E, delta[stats + query], seen);
+                        weights[row * WEIGHT_LINE + i] = T(made.x);
+                        weights[WEIGHT_LAYER + row * WEIGHT_LINE + i] = T(made.y);
+                    }
                 }
                 workgroupBarrier();
                 if (has_part(mine)) {

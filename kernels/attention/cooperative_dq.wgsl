@@ -9,7 +9,6 @@ const QUERIES: u32 = BAND;
 const KEYS: u32 = TILE;
 const SCORE_LINE: u32 = KEYS + 4u;
 const WEIGHT_LAYERS: u32 = 1u;
-const WEIGHTS_TURNED: bool = false;
 
 // Where the band's outputs start.
 var<private> dq_start: u32;
@@ -45,6 +44,7 @@ fn dq_cooperative(
     load(gradients(b, h), first_query, BAND, BAND, lid);
 
     // The query of this invocation's team. One beyond the last sees nothing.
+    let scale2 = p.scale * LOG2_E;
     let row = lid / TEAM;
     let i = first_query + row;
     var seen: Interval;
@@ -72,9 +72,12 @@ fn dq_cooperative(
                 score(n % SCORES, layer, layer * BAND, VISITED + layer * TILE);
             }
             workgroupBarrier();
-            for (var j = lid % TEAM; j < TILE; j += TEAM) {
-                let made = weights_at(row * SCORE_LINE + j, lse2, row_delta, contains(seen, j0 + j));
-                weights[row * WEIGHT_LINE + j] = T(made.y);
+            for (var n = 0u; n < SHARE; n++) {
+                let j = n * TEAM + lid % TEAM;
+                if (WHOLE || j < TILE) {
+                    let made = weights_at(row * SCORE_LINE + j, scale2, lse2, row_delta, contains(seen, j0 + j));
+                    weights[row * WEIGHT_LINE + j] = T(made.y);
+                }
             }
             workgroupBarrier();
             if (has_part(mine)) {

@@ -3,7 +3,7 @@
 //
 // Sums have to shrink when a much larger score comes, and matrices do not tell which of their elements belong to which query. So
 // they go through workgroup memory, in that rare case alone: with D = 64 and matrices of 16 x 16 it moves 32 KiB, where sums that
-// are added up outside of matrices would move 16 KiB every tile, as much as scores and weights of the tile do (16 KiB).
+// are added up outside of matrices would move 16 KiB every tile, nearly as much as its scores and weights do (18 KiB).
 //
 // Constants, parts: see cooperative.wgsl; TILE is 2 EDGE
 // Bindings:  those of cooperative.wgsl, 4 o [B, NH, Tq, D] out, strided     5 lse [B, NH, Tq] out, f32
@@ -17,7 +17,6 @@ const KEYS: u32 = TILE;
 const SCORE_LINE: u32 = KEYS + 4u;
 const LAYERS: u32 = 1u;
 const WEIGHT_LAYERS: u32 = 1u;
-const WEIGHTS_TURNED: bool = false;
 // Rows of workgroup memory: the queries, then what is visited.
 const VISITED: u32 = BAND;
 const ROWS: u32 = BAND + TILE;
@@ -91,6 +90,7 @@ fn forward_cooperative(
     }
 
     // The query of this invocation's team. One beyond the last sees nothing.
+    let scale2 = p.scale * LOG2_E;
     let row = lid / TEAM;
     let i = first_query + row;
     var seen: Interval;
@@ -117,10 +117,15 @@ fn forward_cooperative(
             workgroupBarrier();
 
             // The largest score of each query, and in the meantime the values.
+            var s: array<f32, SHARE>;
             var highest = LOWEST;
-            for (var j = lid % TEAM; j < TILE; j += TEAM) {
-                let s = scores[row * SCORE_LINE + j] * (p.scale * LOG2_E);
-                highest = max(highest, select(MASKED, s, contains(seen, j0 + j)));
+            for (var n = 0u; n < SHARE; n++) {
+                let j = n * TEAM + lid % TEAM;
+                s[n] = MASKED;
+                if ((WHOLE || j < TILE) && contains(seen, j0 + j)) {
+                    s[n] = scores[row * SCORE_LINE + j] * scale2;
+                }
+                highest = max(highest, s[n]);
             }
             shared_parts[lid] = highest;
             load(values(b, kv_head), j0, TILE, VISITED, lid);
@@ -141,11 +146,13 @@ fn forward_cooperative(
             }
             top = new_top;
             total *= shrink;
-            for (var j = lid % TEAM; j < TILE; j += TEAM) {
-                let s = scores[row * SCORE_LINE + j] * (p.scale * LOG2_E);
-                let weight = T(softmax(s - top, contains(seen, j0 + j)));
-                weights[row * WEIGHT_LINE + j] = weight;
-                total += f32(weight);
+            for (var n = 0u; n < SHARE; n++) {
+                let j = n * TEAM + lid % TEAM;
+                if (WHOLE || j < TILE) {
+                    let weight = T(exp2(s[n] - top));
+                    weights[row * WEIGHT_LINE + j] = weight;
+                    total += f32(weight);
+                }
             }
             workgroupBarrier();
             if (atomicLoad(&rescaled) == tiles) {

@@ -88,8 +88,8 @@ fn attentions() {
         attention([1, 1, 1, 17, 17, 16], plain, false),
         attention([2, 2, 1, 83, 101, 64], causal, true),
         attention([1, 3, 3, 101, 83, 64], causal, false),
-        attention([1, 4, 2, 64, 96, 32], window, false),
-        attention([1, 2, 2, 33, 130, 48], negative, true),
+        attention([1, 4, 2, 64, 96, 64], window, false),
+        attention([1, 2, 2, 33, 130, 80], negative, true),
         attention([1, 2, 1, 70, 90, 80], causal, false),
         attention([1, 2, 2, 49, 50, 128], causal, true),
         // Nearly as many keys as loops on lavapipe have turns for.

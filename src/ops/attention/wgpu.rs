@@ -284,14 +284,14 @@ impl Cooperative {
         let (band, tile) = (self.band(), self.tile as usize);
         let line = 2 * (head_dim + 8);
         let scores = |queries: usize, line: usize| 4 * queries * line;
-        let weights = |queries: usize, keys: usize| 2 * queries * (keys + 8);
+        let weights = 2 * band * if self.tile > self.matrices.edge { tile + 8 } else { tile };
         match self.pass {
             Pass::Forward => {
                 let statistics = 4 * (self.matrices.threads as usize + band) + 16;
-                (band + tile) * line + scores(band, tile + 4) + weights(band, tile) + statistics
+                (band + tile) * line + scores(band, tile + 4) + weights + statistics
             }
-            Pass::Queries => 2 * (band + tile) * line + 2 * scores(band, tile + 4) + weights(band, tile),
-            Pass::Keys => 2 * (band + tile) * line + 2 * scores(tile, band) + 2 * weights(tile, band),
+            Pass::Queries => 2 * (band + tile) * line + 2 * scores(band, tile + 4) + weights,
+            Pass::Keys => 2 * (band + tile) * line + 2 * scores(tile, band) + 2 * weights,
         }
     }
 
