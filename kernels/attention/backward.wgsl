@@ -27,6 +27,11 @@ var<private> own_b: Rows;
 var<private> s: Own;
 var<private> dp: Own;
 
+// 1 without dropout, which compilers then know.
+fn keep_scale() -> f32 {
+    return select(1.0, p.keep_scale, DROPOUT);
+}
+
 // Those of a query, as each member starts its part with them: the sum over the team is then as above.
 fn stats_of(row: u32) -> vec2<f32> {
     return vec2(lse[row] * LOG2_E, delta[row]) / -f32(SPLIT);

@@ -101,7 +101,7 @@ fn dkdv(
                     let quad = (round + x) * SPLIT + seat.member;
                     if (quad < D / 4u) {
                         quads_a[x] = vec4<f32>(k[k_start + j * p.k.z + quad]) * (p.scale * LOG2_E);
-                        quads_b[x] = vec4<f32>(v[v_start + j * p.v.z + quad]) * p.keep_scale;
+                        quads_b[x] = vec4<f32>(v[v_start + j * p.v.z + quad]) * keep_scale();
                     }
                 }
                 put(&own_a, r, round, &quads_a);
@@ -120,13 +120,17 @@ fn dkdv(
     for (var h = kv_head * readers; h < (kv_head + 1u) * readers; h++) {
         let head = b * p.NH + h;
         visit_head(b, h);
-        if (DROPOUT) {
-            for (var start = visited.start; start < visited.end; start += DRAWN) {
-                draw(j0, start, head, lid);
-                attend(Visit(start, min(start + DRAWN, visited.end)), reader, lid);
+        var span = visited;
+        loop {
+            if (DROPOUT) {
+                span.end = min(span.start + DRAWN, visited.end);
+                draw(j0, span.start, head, lid);
             }
-        } else {
-            attend(visited, reader, lid);
+            attend(span, reader, lid);
+            span.start = span.end;
+            if (span.start >= visited.end) {
+                break;
+            }
         }
     }
 
@@ -140,7 +144,7 @@ fn dkdv(
                     let quad = (round + x) * SPLIT + seat.member;
                     if (quad < D / 4u) {
                         dk_out[out_start + j * p.dk.z + quad] = vec4<T>(quads_k[x] * p.scale);
-                        dv_out[out_start + j * p.dk.z + quad] = vec4<T>(quads_v[x] * p.keep_scale);
+                        dv_out[out_start + j * p.dk.z + quad] = vec4<T>(quads_v[x] * keep_scale());
                     }
                 }
             }

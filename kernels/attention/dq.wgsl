@@ -87,7 +87,7 @@ fn dq(
                     let quad = (round + x) * SPLIT + seat.member;
                     if (quad < D / 4u) {
                         quads_a[x] = vec4<f32>(q[q_start + i * p.q.z + quad]) * (p.scale * LOG2_E);
-                        quads_b[x] = vec4<f32>(dout[dout_start + i * p.dout.z + quad]) * p.keep_scale;
+                        quads_b[x] = vec4<f32>(dout[dout_start + i * p.dout.z + quad]) * keep_scale();
                     }
                 }
                 put(&own_a, r, round, &quads_a);
@@ -110,13 +110,17 @@ fn dq(
     }
 
     let visited = visit(keys_of(i0), keys_of(min(i0 + BAND, p.Tq) - 1u));
-    if (DROPOUT) {
-        for (var start = visited.start; start < visited.end; start += DRAWN) {
-            draw(start, i0, head, lid);
-            attend(Visit(start, min(start + DRAWN, visited.end)), reader, lid);
+    var span = visited;
+    loop {
+        if (DROPOUT) {
+            span.end = min(span.start + DRAWN, visited.end);
+            draw(span.start, i0, head, lid);
         }
-    } else {
-        attend(visited, reader, lid);
+        attend(span, reader, lid);
+        span.start = span.end;
+        if (span.start >= visited.end) {
+            break;
+        }
     }
 
     for (var round = 0u; round < QUADS; round += ROUND) {

@@ -222,13 +222,17 @@ fn forward(
         visited.start += chunk * p.chunk;
         visited.end = min(visited.end, visited.start + p.chunk);
     }
-    if (DROPOUT) {
-        for (var start = visited.start; start < visited.end; start += DRAWN) {
-            draw(start, band * BAND, head, lid);
-            attend(Visit(start, min(start + DRAWN, visited.end)), reader, lid);
+    var span = visited;
+    loop {
+        if (DROPOUT) {
+            span.end = min(span.start + DRAWN, visited.end);
+            draw(span.start, band * BAND, head, lid);
         }
-    } else {
-        attend(visited, reader, lid);
+        attend(span, reader, lid);
+        span.start = span.end;
+        if (span.start >= visited.end) {
+            break;
+        }
     }
 
     // Totals are known to those that made weights, and every member divides by them.
