@@ -242,7 +242,8 @@ impl Tensor {
     /// projection need no copy, and the result lies in memory as `[B, Tq, NH, D]`:
     /// `.transpose(1, 2)?.reshape((b, t, c))` of it is free.
     ///
-    /// Scores, softmax and sums are f32 (f64 for f64). A query that sees no key gives 0.
+    /// Scores, softmax and sums are f32 (f64 for f64); where tensor cores or cooperative matrices multiply 16-bit values, weights
+    /// are rounded to as many bits for them. A query that sees no key gives 0.
     ///
     /// # Errors
     /// [`Error::Shape`] where sizes do not fit, [`Error::DType`] unless all are floats of one dtype,
