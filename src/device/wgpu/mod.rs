@@ -25,6 +25,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
+use rustc_hash::FxHashMap;
 use smallvec::SmallVec;
 
 pub use adapter::{AdapterChoice, AdapterDescription, Selector};
@@ -73,8 +74,8 @@ struct Inner {
     tuning: Mutex<Tuning>,
     /// Those of a device that the crate has opened: of others it is not known how large they are.
     matrices: Option<Matrices>,
-    /// For each [`MatrixUse`].
-    cooperative: [Mutex<CooperativeMatrices>; 3],
+    /// Whether they were found to compute right, for each use that was tried.
+    cooperative: Mutex<FxHashMap<MatrixUse, bool>>,
     /// The random numbers of this device, see `Device::set_seed`.
     generator: Mutex<Stream>,
     // Last: the others' wgpu objects go before their device does.
@@ -176,12 +177,7 @@ impl WgpuDevice {
             gpu_kernels: opened.is_some_and(|selector| selector.gpu_kernels),
             tuning,
             matrices,
-            cooperative: [(); 3].map(|()| {
-                Mutex::new(match matrices {
-                    Some(_) => CooperativeMatrices::Untried,
-                    None => CooperativeMatrices::Absent,
-                })
-            }),
+            cooperative: Mutex::default(),
             generator: Mutex::new(Stream { seed: 0, offset: 0 }),
             gpu,
         })))

@@ -66,7 +66,7 @@ impl FromStr for MatmulTile {
 ///
 /// They are an experimental feature of wgpu's, and drivers have computed wrong numbers by them. So the first product that could use
 /// them is preceded by two small ones of whole numbers, whose results must be those of the plain kernel, bit by bit. Attention is
-/// compared with its own plain kernels before its first use, forward and backward, up to what rounding to f16 explains.
+/// compared with its own plain kernels before the first use of a head size, forward and backward, up to what rounding to f16 explains.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CooperativeMatrices {
     /// There are none that the kernels could use (16 x 16 x 16 or 8 x 8 x 8), or `TILEWRIGHT_COOPERATIVE_MATRIX=0` turned them
@@ -81,11 +81,11 @@ pub enum CooperativeMatrices {
 }
 
 /// The kernels that may use cooperative matrices: each is tried by itself.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum MatrixUse {
     Products,
-    Attention,
-    AttentionBackward,
+    Attention { head_dim: usize },
+    AttentionBackward { head_dim: usize },
 }
 
 /// The cooperative matrices of a device, as kernels use them.
@@ -101,6 +101,21 @@ pub(crate) struct Matrices {
 
 #[cfg(test)]
 impl Matrices {
+    /// A software adapter that has some; else says that the test does not run.
+    pub fn of_software() -> Option<(WgpuDevice, Matrices)> {
+        let device = WgpuDevice::new(&"software".into()).ok();
+        let found = device.and_then(|device| Some((device.clone(), device.matrices()?)));
+        if found.is_none() {
+            println!("NOT RUN: there is no software adapter with cooperative matrices, or they are off");
+            let required = std::env::var("TILEWRIGHT_REQUIRE").unwrap_or_default();
+            assert!(
+                !required.split(',').any(|name| name == "cooperative"),
+                "TILEWRIGHT_REQUIRE names cooperative"
+            );
+        }
+        found
+    }
+
     /// Those of lavapipe, Apple, NVIDIA and AMD.
     pub const ALL: [Matrices; 4] = [
         Matrices { edge: 8, threads: 32, quads: true },
@@ -231,7 +246,14 @@ impl WgpuDevice {
 
     /// Whether products of f16 use cooperative matrices, as far as that is known.
     pub fn cooperative_matrices(&self) -> CooperativeMatrices {
-        *self.0.cooperative[MatrixUse::Products as usize].lock()
+        match self.0.matrices {
+            None => CooperativeMatrices::Absent,
+            Some(_) => match self.0.cooperative.lock().get(&MatrixUse::Products) {
+                None => CooperativeMatrices::Untried,
+                Some(true) => CooperativeMatrices::Used,
+                Some(false) => CooperativeMatrices::Refused,
+            },
+        }
     }
 
     /// The cooperative matrices that there are, whatever they compute.
@@ -239,14 +261,10 @@ impl WgpuDevice {
         self.0.matrices
     }
 
-    /// Whether they may be used so: `agrees` is asked once, where there are some.
+    /// Whether they may be used so: `agrees` is asked once.
     pub(crate) fn matrices_serve(&self, by: MatrixUse, agrees: impl FnOnce() -> bool) -> bool {
         // Others who ask meanwhile wait for the answer.
-        let mut state = self.0.cooperative[by as usize].lock();
-        if *state == CooperativeMatrices::Untried {
-            *state = if agrees() { CooperativeMatrices::Used } else { CooperativeMatrices::Refused };
-        }
-        *state == CooperativeMatrices::Used
+        *self.0.cooperative.lock().entry(by).or_insert_with(agrees)
     }
 
     /// About how many workgroups keep the device busy: WebGPU tells the kind of a device, not how many cores it has.

@@ -359,7 +359,7 @@ impl Plan {
 fn cooperative_forward(device: &WgpuDevice, spec: &Spec, sizes: &Sizes, dtype: DType) -> Option<Plan> {
     let plan = Plan::Cooperative(Cooperative::new(device, spec, sizes, dtype, Pass::Forward, sizes.k_len)?);
     let agrees = || forward_agrees(device, sizes.head_dim, plan).unwrap_or(false);
-    device.matrices_serve(MatrixUse::Attention, agrees).then_some(plan)
+    device.matrices_serve(MatrixUse::Attention { head_dim: sizes.head_dim }, agrees).then_some(plan)
 }
 
 /// The passes of the backward, as [`cooperative_forward`].
@@ -368,7 +368,7 @@ fn cooperative_backward(device: &WgpuDevice, spec: &Spec, sizes: &Sizes, dtype: 
     let visited = sizes.q_len * (sizes.heads / sizes.kv_heads);
     let plans = [of(Pass::Queries, sizes.k_len)?, of(Pass::Keys, visited)?];
     let agrees = || backward_agrees(device, sizes.head_dim, plans).unwrap_or(false);
-    device.matrices_serve(MatrixUse::AttentionBackward, agrees).then_some(plans)
+    device.matrices_serve(MatrixUse::AttentionBackward { head_dim: sizes.head_dim }, agrees).then_some(plans)
 }
 
 /// Whether a plan computes what teams do.
@@ -653,14 +653,7 @@ mod tests {
     /// Fewer subgroups than parts, as many, and more; tiles of one row of matrices and of two; parts in one turn and in several.
     #[test]
     fn cooperative_matrices_in_any_number_of_subgroups() -> Result<()> {
-        let device = WgpuDevice::new(&"software".into()).ok();
-        let Some((device, matrices)) = device.and_then(|device| Some((device.clone(), device.matrices()?)))
-        else {
-            println!("NOT RUN: there is no software adapter with cooperative matrices, or they are off");
-            let required = std::env::var("TILEWRIGHT_REQUIRE").unwrap_or_default();
-            assert!(!required.split(',').any(|name| name == "cooperative"), "TILEWRIGHT_REQUIRE names cooperative");
-            return Ok(());
-        };
+        let Some((device, matrices)) = Matrices::of_software() else { return Ok(()) };
         for (threads, tile, head_dim) in [(16, 16, 40), (32, 8, 40), (64, 16, 128), (128, 8, 64), (256, 8, 16)] {
             let matrices = Matrices { threads, quads: tile == 8, ..matrices };
             let of = |pass, tile| Plan::Cooperative(Cooperative { pass, matrices, tile });

@@ -734,14 +734,7 @@ mod tests {
     /// Fewer subgroups than quarters of a tile, as many, and more.
     #[test]
     fn cooperative_matrices_in_any_number_of_subgroups() -> Result<()> {
-        let device = WgpuDevice::new(&"software".into()).ok();
-        let Some((device, matrices)) = device.and_then(|device| Some((device.clone(), device.matrices()?)))
-        else {
-            println!("NOT RUN: there is no software adapter with cooperative matrices, or they are off");
-            let required = std::env::var("TILEWRIGHT_REQUIRE").unwrap_or_default();
-            assert!(!required.split(',').any(|name| name == "cooperative"), "TILEWRIGHT_REQUIRE names cooperative");
-            return Ok(());
-        };
+        let Some((device, matrices)) = Matrices::of_software() else { return Ok(()) };
         // Software adapters take seconds to compile each.
         for (threads, span, quads, shares) in [(8, 2, true, 2), (16, 4, false, 1), (32, 4, true, 2), (128, 2, false, 1)] {
             let matrices = Matrices { threads, quads, ..matrices };
