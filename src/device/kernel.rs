@@ -160,8 +160,9 @@ impl PartialEq for Kernel {
             && self.trusted == other.trusted
             && self.constants.len() == other.constants.len()
             && self.constants.iter().zip(&other.constants).all(same_constant)
-            && self.source.len() == other.source.len()
-            && self.source.iter().zip(other.source).all(|(a, b)| same(a, b))
+            && (std::ptr::eq(self.source, other.source)
+                || self.source.len() == other.source.len()
+                    && self.source.iter().zip(other.source).all(|(a, b)| same(a, b)))
     }
 }
 

@@ -191,7 +191,8 @@ impl Device {
         }
     }
 
-    /// What was measured since [`Device::profile`] or the last call. Waits for queued work.
+    /// What was measured since [`Device::profile`] or the last call. Waits for queued work if kernels are measured; what the host does
+    /// later for commands that were recorded before counts as later.
     ///
     /// # Errors
     /// [`Error::NotSupported`] on devices that cannot be measured; an error that queued work has met.

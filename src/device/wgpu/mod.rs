@@ -1,6 +1,6 @@
 //! GPUs through wgpu: memory, compiled kernels and a queue. Knows no op.
 //!
-//! Calls record into one open compute pass, which is submitted every 128 commands; only
+//! Calls record into one open compute pass, which is submitted when it has some 128 commands; only
 //! [`WgpuDevice::download`] and [`WgpuDevice::synchronize`] wait for results. The parts: `adapter`
 //! opens a device, `memory` pools its buffers, `pipeline` compiles kernels, `queue` records and
 //! submits, `fault` turns what wgpu reports into typed errors.
@@ -41,7 +41,7 @@ use crate::random::Stream;
 use crate::{Error, Result};
 use fault::{Faults, Gpu};
 use memory::{Block, Pool, size_class};
-use queue::{Bound, MAX_PARAMS, Recorder};
+use queue::{Bound, MAX_PARAMS, Recorder, batch_commands};
 use timing::{Clock, Timer};
 use tuning::Tuning;
 
@@ -164,7 +164,8 @@ impl WgpuDevice {
             let message = message.trim();
             lost.set_lost(if message.is_empty() { format!("{reason:?}") } else { message.to_string() });
         });
-        let recorder = Mutex::new(Recorder::new(&gpu, checked)?);
+        let batch = batch_commands(adapter.device_type == wgpu::DeviceType::Cpu);
+        let recorder = Mutex::new(Recorder::new(&gpu, checked, batch)?);
         Ok(WgpuDevice(Arc::new(Inner {
             recorder,
             readback: Mutex::new(None),
@@ -535,25 +536,33 @@ impl WgpuDevice {
     /// [`Error::NotSupported`] for [`Profiling::Kernels`] on a device without timestamps; as
     /// [`WgpuDevice::flush`].
     pub fn profile(&self, profiling: Profiling) -> Result<()> {
-        self.flush()?;
         let gpu = &self.0.gpu;
-        let timer = if profiling == Profiling::Kernels { Some(Timer::new(gpu)?) } else { None };
+        gpu.faults.check()?;
         let mut recorder = self.0.recorder.lock();
-        recorder.timer = timer;
+        let timed = profiling == Profiling::Kernels;
+        if timed || recorder.timer.is_some() {
+            // A batch is timed from its first dispatch on, or not at all.
+            recorder.flush(gpu)?;
+        }
+        recorder.timer = if timed { Some(Timer::new(gpu)?) } else { None };
         recorder.take_counts();
         self.0.buffers.store(0, Ordering::Relaxed);
         gpu.clock.set(profiling != Profiling::Off);
         Ok(())
     }
 
-    /// What was measured since [`WgpuDevice::profile`] or the last call. Waits for the device.
+    /// What was measured since [`WgpuDevice::profile`] or the last call. Waits for the device if kernels are measured; what
+    /// the host does later for commands that were recorded before counts as later.
     ///
     /// # Errors
     /// As [`WgpuDevice::flush`].
     pub fn take_profile(&self) -> Result<Profile> {
-        self.synchronize()?;
         let gpu = &self.0.gpu;
+        gpu.faults.check()?;
         let mut recorder = self.0.recorder.lock();
+        if recorder.timer.is_some() {
+            recorder.flush(gpu)?;
+        }
         let buffers = self.0.buffers.swap(0, Ordering::Relaxed);
         let (recording, submitting) = gpu.clock.take();
         let host = HostCost { buffers, recording, submitting, ..recorder.take_counts() };

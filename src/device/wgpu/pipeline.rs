@@ -3,7 +3,8 @@
 use std::collections::hash_map::Entry;
 use std::fmt::Write;
 
-use rustc_hash::FxHashMap;
+use indexmap::{Equivalent, IndexMap};
+use rustc_hash::{FxBuildHasher, FxHashMap};
 
 use super::fault::Gpu;
 use super::queue::Bound;
@@ -27,50 +28,63 @@ impl Signature {
 /// The place of a compiled kernel among those of its device.
 pub(super) type PipelineId = usize;
 
-/// The pipelines of one signature and the layouts that they share.
+/// A kernel, and how it is bound.
+#[derive(PartialEq, Eq, Hash)]
+struct Key<K> {
+    kernel: K,
+    signature: Signature,
+}
+
+impl Equivalent<Key<Kernel>> for Key<&Kernel> {
+    fn equivalent(&self, known: &Key<Kernel>) -> bool {
+        self.signature == known.signature && *self.kernel == known.kernel
+    }
+}
+
+/// What the pipelines of one signature share.
 struct Layout {
     group: wgpu::BindGroupLayout,
     pipeline: wgpu::PipelineLayout,
-    pipelines: FxHashMap<Kernel, PipelineId>,
 }
 
 /// Everything compiled on one device.
-#[derive(Default)]
 pub(super) struct Pipelines {
     layouts: FxHashMap<Signature, Layout>,
-    compiled: Vec<wgpu::ComputePipeline>,
+    compiled: IndexMap<Key<Kernel>, wgpu::ComputePipeline, FxBuildHasher>,
+    /// Compiles every kernel with run-time checks.
+    checked: bool,
     /// As many of them as nobody has counted yet.
     pub made: u64,
 }
 
 impl Pipelines {
-    /// The pipeline of `kernel`, compiled at the first call, and the layout to bind its buffers by.
-    pub fn get(
-        &mut self,
-        gpu: &Gpu,
-        kernel: &Kernel,
-        signature: Signature,
-        checked: bool,
-    ) -> Result<(PipelineId, &wgpu::BindGroupLayout)> {
+    pub fn new(checked: bool) -> Self {
+        Pipelines { layouts: FxHashMap::default(), compiled: IndexMap::default(), checked, made: 0 }
+    }
+
+    /// The pipeline of `kernel`, compiled at the first call.
+    pub fn get(&mut self, gpu: &Gpu, kernel: &Kernel, signature: Signature) -> Result<PipelineId> {
+        if let Some(id) = self.compiled.get_index_of(&Key { kernel, signature }) {
+            return Ok(id);
+        }
         let layout = match self.layouts.entry(signature) {
             Entry::Occupied(entry) => entry.into_mut(),
             Entry::Vacant(entry) => entry.insert(Layout::new(gpu, kernel.name, signature)?),
         };
-        let id = match layout.pipelines.get(kernel) {
-            Some(&id) => id,
-            None => {
-                let id = self.compiled.len();
-                self.compiled.push(compile(gpu, kernel, &layout.pipeline, checked)?);
-                self.made += 1;
-                layout.pipelines.insert(kernel.clone(), id);
-                id
-            }
-        };
-        Ok((id, &layout.group))
+        let pipeline = compile(gpu, kernel, &layout.pipeline, self.checked)?;
+        self.made += 1;
+        Ok(self.compiled.insert_full(Key { kernel: kernel.clone(), signature }, pipeline).0)
     }
 
-    pub fn compiled(&self, id: PipelineId) -> &wgpu::ComputePipeline {
-        &self.compiled[id]
+    /// What is compiled at `id`.
+    pub fn compiled(&self, id: PipelineId) -> (&Kernel, &wgpu::ComputePipeline) {
+        let (key, pipeline) = self.compiled.get_index(id).expect("an id is an index");
+        (&key.kernel, pipeline)
+    }
+
+    /// How the buffers of a pipeline of this signature are bound.
+    pub fn layout(&self, signature: Signature) -> &wgpu::BindGroupLayout {
+        &self.layouts[&signature].group
     }
 }
 
@@ -97,7 +111,7 @@ impl Layout {
                 bind_group_layouts: &[Some(&group)],
                 immediate_size: 0,
             });
-            Layout { group, pipeline, pipelines: FxHashMap::default() }
+            Layout { group, pipeline }
         })
     }
 }

@@ -1,13 +1,16 @@
 //! Dispatches that were recorded before, with what it takes to record them again.
 
 use std::collections::HashSet;
+use std::num::NonZeroU64;
 
-use indexmap::{Equivalent, IndexMap};
+use indexmap::IndexMap;
+use indexmap::map::Entry;
 use rustc_hash::FxBuildHasher;
 use smallvec::SmallVec;
 
+use super::fault::Gpu;
 use super::memory::{ALIGNMENT, BINDING_UNIT};
-use super::pipeline::{PipelineId, Signature};
+use super::pipeline::{PipelineId, Pipelines, Signature};
 use super::queue::Bound;
 use crate::Result;
 use crate::device::kernel::Kernel;
@@ -15,36 +18,30 @@ use crate::device::kernel::Kernel;
 /// How many are kept before those that were not recorded again go.
 pub(super) const KEPT: usize = 4096;
 
-/// A kernel, and what it binds: the window of its parameters and which buffers it writes, then of each buffer its block, and
-/// offset and size in units of what they are multiples of.
+/// What a dispatch binds: the window of its parameters and which buffers it writes, then of each buffer its block, and offset and
+/// size in units of what they are multiples of.
+type Bindings = SmallVec<[u64; 1 + 2 * 8]>;
+
+fn bindings(window: u32, bound: &[Bound<'_>]) -> Bindings {
+    let mut bindings = SmallVec::new();
+    bindings.push(u64::from(Signature::of(bound).writes) << 32 | u64::from(window));
+    for Bound { buffer, .. } in bound {
+        let (offset, size) = (buffer.offset() / ALIGNMENT, buffer.binding_size() / BINDING_UNIT);
+        bindings.extend([buffer.block().id, offset << 32 | size]);
+    }
+    bindings
+}
+
+/// What tells dispatches apart.
 #[derive(PartialEq, Eq, Hash)]
-struct Dispatch<K> {
-    bindings: SmallVec<[u64; 1 + 2 * 8]>,
-    kernel: K,
-}
-
-impl<'a> Dispatch<&'a Kernel> {
-    fn new(kernel: &'a Kernel, window: u32, bound: &[Bound<'_>]) -> Self {
-        let mut bindings = SmallVec::new();
-        bindings.push(u64::from(Signature::of(bound).writes) << 32 | u64::from(window));
-        for Bound { buffer, .. } in bound {
-            let (offset, size) = (buffer.offset() / ALIGNMENT, buffer.binding_size() / BINDING_UNIT);
-            bindings.extend([buffer.block().id, offset << 32 | size]);
-        }
-        Dispatch { bindings, kernel }
-    }
-}
-
-impl Equivalent<Dispatch<Kernel>> for Dispatch<&Kernel> {
-    fn equivalent(&self, known: &Dispatch<Kernel>) -> bool {
-        self.bindings == known.bindings && *self.kernel == known.kernel
-    }
+struct Dispatch {
+    bindings: Bindings,
+    pipeline: PipelineId,
 }
 
 /// What records a dispatch.
-pub(super) struct Prepared {
-    pub pipeline: PipelineId,
-    pub group: wgpu::BindGroup,
+struct Prepared {
+    group: wgpu::BindGroup,
     /// Which one followed when this was recorded last.
     next: usize,
     /// It was recorded since the last sweep.
@@ -58,7 +55,7 @@ pub(super) struct Prepared {
 /// emptied the processor's caches.
 #[derive(Default)]
 pub(super) struct PreparedDispatches {
-    known: IndexMap<Dispatch<Kernel>, Prepared, FxBuildHasher>,
+    known: IndexMap<Dispatch, Prepared, FxBuildHasher>,
     /// The one that was recorded last.
     last: usize,
     /// How many the last sweep left.
@@ -68,28 +65,35 @@ pub(super) struct PreparedDispatches {
 }
 
 impl PreparedDispatches {
-    /// What records `kernel` with these buffers and this window of parameters; `prepare` makes it at the first time.
+    /// What records `kernel` with these buffers and this window of parameters in the ring, made at the first time.
     pub fn get(
         &mut self,
+        gpu: &Gpu,
+        pipelines: &mut Pipelines,
         kernel: &Kernel,
-        window: u32,
+        (ring, window): (&wgpu::Buffer, u32),
         bound: &[Bound<'_>],
-        prepare: impl FnOnce() -> Result<(PipelineId, wgpu::BindGroup)>,
-    ) -> Result<&Prepared> {
-        let wanted = Dispatch::new(kernel, window, bound);
+    ) -> Result<(PipelineId, &wgpu::BindGroup)> {
+        let bindings = bindings(window, bound);
         let expected = self.known.get_index(self.last).map_or(0, |(_, last)| last.next);
         let index = match self.known.get_index(expected) {
-            Some((known, _)) if wanted.equivalent(known) => expected,
+            Some((known, _))
+                if known.bindings == bindings && pipelines.compiled(known.pipeline).0 == kernel =>
+            {
+                expected
+            }
             _ => {
-                let index = match self.known.get_index_of(&wanted) {
-                    Some(index) => index,
-                    None => {
-                        let (pipeline, group) = prepare()?;
+                let signature = Signature::of(bound);
+                let pipeline = pipelines.get(gpu, kernel, signature)?;
+                let index = match self.known.entry(Dispatch { bindings, pipeline }) {
+                    Entry::Occupied(known) => known.index(),
+                    Entry::Vacant(place) => {
+                        let layout = pipelines.layout(signature);
+                        let group = create_group(gpu, kernel.name, layout, (ring, window), bound)?;
                         self.made += 1;
-                        let known = Dispatch { bindings: wanted.bindings, kernel: kernel.clone() };
-                        let next = self.known.len() + 1;
-                        let prepared = Prepared { pipeline, group, next, recent: true };
-                        self.known.insert_full(known, prepared).0
+                        let index = place.index();
+                        place.insert(Prepared { group, next: index + 1, recent: true });
+                        index
                     }
                 };
                 if let Some((_, last)) = self.known.get_index_mut(self.last) {
@@ -99,9 +103,9 @@ impl PreparedDispatches {
             }
         };
         self.last = index;
-        let prepared = &mut self.known[index];
+        let (dispatch, prepared) = self.known.get_index_mut(index).expect("it was found or inserted");
         prepared.recent = true;
-        Ok(prepared)
+        Ok((dispatch.pipeline, &prepared.group))
     }
 
     /// Lets go, once there are many, of those that were not recorded since they were last swept. Between batches.
@@ -117,8 +121,34 @@ impl PreparedDispatches {
         self.retain(|known, _| !known.bindings[1..].chunks(2).any(|bound| blocks.contains(&bound[0])));
     }
 
-    fn retain(&mut self, keep: impl FnMut(&Dispatch<Kernel>, &mut Prepared) -> bool) {
+    fn retain(&mut self, keep: impl FnMut(&Dispatch, &mut Prepared) -> bool) {
         self.known.retain(keep);
         self.known.values_mut().enumerate().for_each(|(i, prepared)| prepared.next = i + 1);
     }
+}
+
+fn create_group(
+    gpu: &Gpu,
+    kernel: &'static str,
+    layout: &wgpu::BindGroupLayout,
+    (ring, window): (&wgpu::Buffer, u32),
+    bindings: &[Bound<'_>],
+) -> Result<wgpu::BindGroup> {
+    let entry = |binding, buffer, offset, size| wgpu::BindGroupEntry {
+        binding,
+        resource: wgpu::BindingResource::Buffer(wgpu::BufferBinding {
+            buffer,
+            offset,
+            size: NonZeroU64::new(size),
+        }),
+    };
+    let mut entries: SmallVec<[wgpu::BindGroupEntry<'_>; 9]> = SmallVec::new();
+    entries.push(entry(0, ring, 0, u64::from(window)));
+    for (binding, Bound { buffer, .. }) in (1..).zip(bindings) {
+        let (raw, offset) = buffer.raw();
+        entries.push(entry(binding, raw, offset, buffer.binding_size()));
+    }
+    gpu.guard(kernel, 0, || {
+        gpu.device.create_bind_group(&wgpu::BindGroupDescriptor { label: None, layout, entries: &entries })
+    })
 }

@@ -1,25 +1,26 @@
 //! The recorder: one open compute pass, submitted in batches.
 
 use std::collections::{HashSet, VecDeque};
-use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use smallvec::SmallVec;
-
 use super::fault::Gpu;
 use super::memory::{ALIGNMENT, Block, Buffer};
-use super::pipeline::{PipelineId, Pipelines, Signature};
+use super::pipeline::{PipelineId, Pipelines};
 use super::prepared::PreparedDispatches;
 use super::timing::Timer;
 use crate::device::HostCost;
 use crate::device::kernel::Kernel;
 use crate::{Error, Result};
 
-/// Commands in one submission: enough to make its cost small, few enough that the device starts early.
-pub(super) const BATCH_COMMANDS: u32 = 128;
+/// Commands in one submission: enough to make its cost small, few enough that the device starts early. What starts early on a
+/// software adapter takes cores and caches away from what is still recorded.
+pub(super) const fn batch_commands(software: bool) -> u32 {
+    if software { MAX_BATCH_COMMANDS } else { 128 }
+}
+pub(super) const MAX_BATCH_COMMANDS: u32 = 256;
 
-/// Parameters and small writes of one batch. A batch of [`BATCH_COMMANDS`] small parameter blocks takes half of it.
+/// Parameters and small writes of one batch. [`MAX_BATCH_COMMANDS`] small parameter blocks fill it.
 const RING_BYTES: usize = 64 << 10;
 
 /// Writes of up to this many host bytes travel with the parameters.
@@ -97,6 +98,8 @@ pub(super) struct Recorder {
     open: Option<Open>,
     /// Dispatches, copies and fills in the open batch.
     commands: u32,
+    /// With as many it is submitted.
+    most_commands: u32,
     /// The kernels of the open batch, for the error if wgpu refuses it.
     kernels: Vec<&'static str>,
     /// The number of the open batch; from 1, so that no fresh block seems to be used in it.
@@ -111,8 +114,6 @@ pub(super) struct Recorder {
     in_flight: VecDeque<wgpu::SubmissionIndex>,
     pipelines: Pipelines,
     prepared: PreparedDispatches,
-    /// Compiles every kernel with run-time checks.
-    checked: bool,
     /// What was done since it was last asked for, without the buffers, which others allocate.
     counts: HostCost,
     /// While kernels are timed.
@@ -120,7 +121,7 @@ pub(super) struct Recorder {
 }
 
 impl Recorder {
-    pub fn new(gpu: &Gpu, checked: bool) -> Result<Self> {
+    pub fn new(gpu: &Gpu, checked: bool, most_commands: u32) -> Result<Self> {
         let ring = gpu.guard("(setup)", RING_BYTES as u64, || {
             gpu.device.create_buffer(&wgpu::BufferDescriptor {
                 label: Some("parameters"),
@@ -134,15 +135,15 @@ impl Recorder {
         Ok(Recorder {
             open: None,
             commands: 0,
+            most_commands,
             kernels: Vec::new(),
             batch: 1,
             params: Vec::with_capacity(RING_BYTES),
             ring,
             staged: 0,
             in_flight: VecDeque::with_capacity(MAX_IN_FLIGHT + 1),
-            pipelines: Pipelines::default(),
+            pipelines: Pipelines::new(checked),
             prepared: PreparedDispatches::default(),
-            checked,
             counts: HostCost::default(),
             timer: None,
         })
@@ -160,11 +161,8 @@ impl Recorder {
     ) -> Result<()> {
         let window = self.reserve(gpu, params.len())?;
 
-        let Recorder { pipelines, ring, checked, .. } = self;
-        let prepared = self.prepared.get(kernel, window as u32, bindings, || {
-            let (pipeline, layout) = pipelines.get(gpu, kernel, Signature::of(bindings), *checked)?;
-            Ok((pipeline, create_group(gpu, kernel.name(), layout, (ring, window as u64), bindings)?))
-        })?;
+        let Recorder { pipelines, prepared, ring, .. } = self;
+        let (pipeline, group) = prepared.get(gpu, pipelines, kernel, (ring, window as u32), bindings)?;
         self.counts.dispatches += 1;
 
         let offset = self.params.len();
@@ -174,12 +172,12 @@ impl Recorder {
             let bytes = kernel.work.bytes.unwrap_or_else(bound);
             open.timed_pass(timer.dispatch((kernel.name, kernel.entry), kernel.work.flops, bytes));
         }
-        if open.pipeline != Some(prepared.pipeline) {
-            open.pass().set_pipeline(self.pipelines.compiled(prepared.pipeline));
-            open.pipeline = Some(prepared.pipeline);
+        if open.pipeline != Some(pipeline) {
+            open.pass().set_pipeline(pipelines.compiled(pipeline).1);
+            open.pipeline = Some(pipeline);
         }
         let pass = open.pass();
-        pass.set_bind_group(0, &prepared.group, &[offset as u32]);
+        pass.set_bind_group(0, group, &[offset as u32]);
         pass.dispatch_workgroups(x, y, z);
 
         self.append(params, window);
@@ -343,7 +341,7 @@ impl Recorder {
 
     fn recorded(&mut self, gpu: &Gpu) -> Result<()> {
         self.commands += 1;
-        if self.commands >= BATCH_COMMANDS { self.flush(gpu) } else { Ok(()) }
+        if self.commands >= self.most_commands { self.flush(gpu) } else { Ok(()) }
     }
 }
 
@@ -360,30 +358,4 @@ fn of_kernels(error: Error, kernels: &mut Vec<&'static str>) -> Error {
             reason: format!("one of {}: {reason}", kernels.join(", ")),
         },
     }
-}
-
-fn create_group(
-    gpu: &Gpu,
-    kernel: &'static str,
-    layout: &wgpu::BindGroupLayout,
-    (ring, window): (&wgpu::Buffer, u64),
-    bindings: &[Bound<'_>],
-) -> Result<wgpu::BindGroup> {
-    let entry = |binding, buffer, offset, size| wgpu::BindGroupEntry {
-        binding,
-        resource: wgpu::BindingResource::Buffer(wgpu::BufferBinding {
-            buffer,
-            offset,
-            size: NonZeroU64::new(size),
-        }),
-    };
-    let mut entries: SmallVec<[wgpu::BindGroupEntry<'_>; 9]> = SmallVec::new();
-    entries.push(entry(0, ring, 0, window));
-    for (binding, Bound { buffer, .. }) in (1..).zip(bindings) {
-        let (raw, offset) = buffer.raw();
-        entries.push(entry(binding, raw, offset, buffer.binding_size()));
-    }
-    gpu.guard(kernel, 0, || {
-        gpu.device.create_bind_group(&wgpu::BindGroupDescriptor { label: None, layout, entries: &entries })
-    })
 }

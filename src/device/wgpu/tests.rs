@@ -551,7 +551,8 @@ fn a_profile_counts_and_times() {
     device.profile(Profiling::Host).unwrap();
     steps(BATCHES);
     let profile = device.take_profile().unwrap();
-    assert_eq!((profile.host.dispatches, profile.host.submits), (BATCHES as u64, 3), "{profile}");
+    let submits = BATCHES as u64 / u64::from(queue::batch_commands(device.is_software()));
+    assert_eq!((profile.host.dispatches, profile.host.submits), (BATCHES as u64, submits), "{profile}");
     assert_eq!(
         (profile.host.bind_groups, profile.host.compiled, profile.host.buffers),
         (1, 1, 0),
@@ -560,9 +561,12 @@ fn a_profile_counts_and_times() {
     assert!(
         !profile.host.recording.is_zero() && !profile.host.submitting.is_zero() && profile.kernels.is_empty()
     );
-    // Taken is taken.
+    // Taken is taken, and the rest is still to be submitted.
+    device.synchronize().unwrap();
     let again = device.take_profile().unwrap().host;
-    assert_eq!((again.dispatches, again.submits, again.submitting.is_zero()), (0, 0, true), "{again}");
+    assert_eq!((again.dispatches, again.submits), (0, 1), "{again}");
+    let again = device.take_profile().unwrap().host;
+    assert!(again.submits == 0 && again.submitting.is_zero() && again.recording.is_zero(), "{again}");
 
     match device.profile(Profiling::Kernels) {
         Err(Error::NotSupported { .. }) => println!("NOT RUN: {device} has no timestamps"),
@@ -593,7 +597,7 @@ fn a_profile_counts_and_times() {
 }
 
 /// Dispatches of more than two batches.
-const BATCHES: usize = 300;
+const BATCHES: usize = 600;
 
 #[test]
 fn dispatches_that_come_again_stay_prepared() {

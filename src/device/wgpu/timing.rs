@@ -5,12 +5,12 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use super::fault::Gpu;
-use super::queue::BATCH_COMMANDS;
+use super::queue::MAX_BATCH_COMMANDS;
 use crate::device::profile::KernelCost;
 use crate::{Error, Result};
 
 /// Two timestamps a dispatch, of 8 bytes each.
-const QUERIES: u32 = 2 * BATCH_COMMANDS;
+const QUERIES: u32 = 2 * MAX_BATCH_COMMANDS;
 const QUERY_BYTES: u64 = 8;
 
 /// Batches whose times wait to be read.
