@@ -1,7 +1,7 @@
 //! Devices to run on, and reproducible values.
 
 use std::io::Write;
-use std::sync::{LazyLock, Mutex};
+use std::sync::{LazyLock, Mutex, MutexGuard};
 
 use tilewright::random::Stream;
 use tilewright::{DType, Device, Result, Tensor};
@@ -10,14 +10,64 @@ use tilewright::{DType, Device, Result, Tensor};
 ///
 /// That adapter is opened with all it has, and as the weakest conforming adapter would be, because kernels take
 /// other paths without f16 and without subgroups; a software adapter also with the kernels that GPUs get. All are in
-/// checked mode, where a stray access of a kernel shows as a wrong number and not as a crash. Devices are opened
-/// once for the whole process: concurrent creation has crashed drivers.
+/// checked mode, where a stray access of a kernel shows as a wrong number and not as a crash.
 ///
 /// Says on stderr what ran and what did not. A device named in `TILEWRIGHT_REQUIRE` (separated by
 /// commas) that is absent is a failure.
 pub fn devices() -> &'static [Device] {
-    static DEVICES: LazyLock<Vec<Device>> = LazyLock::new(open);
-    &DEVICES
+    // Each test has a thread of its own.
+    thread_local!(static SET: Taken = Taken::new());
+    SET.with(|set| set.devices)
+}
+
+/// [`devices`], opened once, and how many tests use them now.
+struct Set {
+    devices: &'static [Device],
+    tests: usize,
+}
+
+/// A software adapter compiles shaders where it runs them, one after the other on a device: tests that run side by side would
+/// wait for each other's. So they get sets of their own there, as long as there are not more than this many.
+const MOST_SETS: usize = 4;
+
+static SETS: Mutex<Vec<Set>> = Mutex::new(Vec::new());
+
+fn sets() -> MutexGuard<'static, Vec<Set>> {
+    // A test that fails to open what is required leaves nothing half done.
+    SETS.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+}
+
+/// A set as one test has it.
+struct Taken {
+    devices: &'static [Device],
+    index: usize,
+}
+
+impl Taken {
+    fn new() -> Self {
+        // Held while devices open: concurrent creation has crashed drivers.
+        let mut sets = sets();
+        let more = match &sets[..] {
+            [] => true,
+            all => {
+                all.len() < MOST_SETS && is_software(all[0].devices) && all.iter().all(|set| set.tests > 0)
+            }
+        };
+        if more {
+            let devices = open(sets.is_empty()).leak();
+            sets.push(Set { devices, tests: 0 });
+        }
+        let least = sets.iter_mut().enumerate().min_by_key(|(_, set)| set.tests);
+        let (index, set) = least.expect("the first one is open");
+        set.tests += 1;
+        Taken { devices: set.devices, index }
+    }
+}
+
+impl Drop for Taken {
+    fn drop(&mut self) {
+        sets()[self.index].tests -= 1;
+    }
 }
 
 /// How [`open_wgpu`] opens its devices.
@@ -39,7 +89,8 @@ pub fn gpus() -> &'static [Device] {
     &devices()[1..]
 }
 
-fn open() -> Vec<Device> {
+/// The devices of one set; the first says what it has.
+fn open(first: bool) -> Vec<Device> {
     let mut devices = vec![Device::Cpu];
     let mut report = vec!["RUN on cpu".to_string()];
     let mut present = vec!["cpu"];
@@ -57,7 +108,7 @@ fn open() -> Vec<Device> {
         Err(reason) => report.push(format!("NOT RUN on wgpu: {reason}")),
     }
     // Straight to stderr: the harness captures what the print macros write.
-    for line in report {
+    for line in report.iter().filter(|_| first) {
         let _ = writeln!(std::io::stderr(), "{line}");
     }
     let required = std::env::var("TILEWRIGHT_REQUIRE").unwrap_or_default();
@@ -157,11 +208,21 @@ fn open_wgpu() -> std::result::Result<Vec<Device>, String> {
     };
     let mut devices = vec![open(&Selector::checked)?, open(&|selector| selector.checked().portable())?];
     // A GPU has its kernels anyway.
-    if matches!(&devices[0], Device::Wgpu(device) if device.is_software()) {
+    if is_software(&devices) {
         devices.push(open(&|selector| selector.checked().gpu_kernels())?);
         devices.push(open(&|selector| selector.checked().portable().gpu_kernels())?);
     }
     Ok(devices)
+}
+
+#[cfg(feature = "wgpu")]
+fn is_software(devices: &[Device]) -> bool {
+    devices.iter().any(|device| matches!(device, Device::Wgpu(device) if device.is_software()))
+}
+
+#[cfg(not(feature = "wgpu"))]
+fn is_software(_: &[Device]) -> bool {
+    false
 }
 
 /// Whether there are cooperative matrices that kernels could use.
