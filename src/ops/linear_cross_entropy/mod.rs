@@ -37,20 +37,37 @@ struct Chunks {
     rows: usize,
 }
 
+/// What losses and gradients are multiplied by.
+enum Scale {
+    /// Known to the host: nothing has to be uploaded for it.
+    Number(f64),
+    /// One number for all rows, or one for each: `[N, 1]`.
+    Tensor(Tensor),
+}
+
+impl Scale {
+    fn times(&self, t: &Tensor) -> Result<Tensor> {
+        match self {
+            Scale::Number(scale) if *scale == 1.0 => Ok(t.clone()),
+            Scale::Number(scale) => t.affine(*scale, 0.0),
+            Scale::Tensor(scale) => t.mul(&scale.to_dtype(t.dtype())?),
+        }
+    }
+}
+
 impl Chunks {
-    /// The losses of all rows and, as far as they are wanted, the gradients of their sum (else empty); or, with `scale`, one
-    /// number for all rows or `[N, 1]`, of the sum of the losses times that.
+    /// The losses of all rows and, as far as they are wanted (else empty), the gradients of the sum of the losses times
+    /// `scale`.
     fn run(
         &self,
         x: &Tensor,
         w: &Tensor,
         targets: &Tensor,
-        scale: Option<&Tensor>,
+        scale: &Scale,
         wanted: Wanted,
     ) -> Result<[Tensor; 3]> {
         let ((n, c), (v, _)) = (x.dims2()?, w.dims2()?);
         let (dtype, device) = (x.dtype(), x.device());
-        let scaled = |t: &Tensor| scale.map_or(Ok(t.clone()), |scale| t.mul(scale));
         let losses = Tensor::uninit(n, loss_dtype(dtype), &device)?;
         let dx = Tensor::uninit(if wanted.x { (n, c) } else { (0, c) }, dtype, &device)?;
         // Of no rows nothing would be written there.
@@ -59,7 +76,7 @@ impl Chunks {
             (true, 0) => w.zeros_like()?,
             (false, _) => Tensor::uninit((0, c), dtype, &device)?,
         };
-        let scaled_x = if wanted.w { scaled(x)? } else { x.clone() };
+        let scaled_x = if wanted.w { scale.times(x)? } else { x.clone() };
         for start in (0..n).step_by(self.rows) {
             let chunk = |t: &Tensor| t.narrow(0, start, self.rows.min(n - start));
             let logits = chunk(x)?.linear(w, None)?;
@@ -74,7 +91,7 @@ impl Chunks {
                 product_to(&logits, w, &Target { grad: chunk(&dx)?, add: false })?;
             }
         }
-        Ok([losses, if wanted.x { scaled(&dx)? } else { dx }, dw])
+        Ok([losses, if wanted.x { scale.times(&dx)? } else { dx }, dw])
     }
 }
 
@@ -90,38 +107,30 @@ struct LinearCrossEntropy {
 impl LinearCrossEntropy {
     fn run(&self, x: &[Tensor]) -> Result<Vec<Tensor>> {
         let [x, w, targets] = x else { unreachable!("three inputs") };
-        Ok(match self.reduction {
-            Reduction::None => {
-                let [losses, ..] = self.chunks.run(x, w, targets, None, Wanted { x: false, w: false })?;
-                vec![losses]
-            }
-            Reduction::Sum if self.scale == 1.0 => {
-                let [losses, dx, dw] = self.chunks.run(x, w, targets, None, self.wanted)?;
-                vec![losses.sum_all()?, dx, dw]
-            }
-            Reduction::Sum | Reduction::Mean => {
-                let factor = self.factor(targets, loss_dtype(x.dtype()))?;
-                let scale = factor.to_dtype(x.dtype())?;
-                let [losses, dx, dw] = self.chunks.run(x, w, targets, Some(&scale), self.wanted)?;
-                vec![losses.sum_all()?.mul(&factor)?, dx, dw]
-            }
-        })
+        if self.reduction == Reduction::None {
+            let unwanted = Wanted { x: false, w: false };
+            let [losses, ..] = self.chunks.run(x, w, targets, &Scale::Number(1.0), unwanted)?;
+            return Ok(vec![losses]);
+        }
+        let scale = self.scale(targets, loss_dtype(x.dtype()))?;
+        let [losses, dx, dw] = self.chunks.run(x, w, targets, &scale, self.wanted)?;
+        Ok(vec![scale.times(&losses.sum_all()?)?, dx, dw])
     }
 
     /// The scale and, of a mean, 1 / (the number of targets that count).
-    fn factor(&self, targets: &Tensor, dtype: DType) -> Result<Tensor> {
-        let device = targets.device();
+    fn scale(&self, targets: &Tensor, dtype: DType) -> Result<Scale> {
         let ignore = match (self.reduction, self.chunks.ignore_index) {
             (Reduction::Mean, Some(ignore)) => ignore,
             (Reduction::Mean, None) => {
-                return Tensor::full(self.scale / targets.elements().max(1) as f64, (), dtype, &device);
+                return Ok(Scale::Number(self.scale / targets.elements().max(1) as f64));
             }
-            _ => return Tensor::full(self.scale, (), dtype, &device),
+            _ => return Ok(Scale::Number(self.scale)),
         };
         // Targets that count are below V, which f32 holds exactly; no other becomes one of them.
-        let ignore = Tensor::full(ignore.into(), (), dtype, &device)?;
+        let ignore = Tensor::full(ignore.into(), (), dtype, &targets.device())?;
         let count = targets.to_dtype(dtype)?.ne(&ignore)?.to_dtype(dtype)?.sum_all()?;
-        count.clamp(1.0, f64::from(f32::MAX))?.recip()?.affine(self.scale, 0.0)
+        let scale = count.clamp(1.0, f64::from(f32::MAX))?.recip()?.affine(self.scale, 0.0)?;
+        Ok(Scale::Tensor(scale))
     }
 }
 
@@ -165,11 +174,8 @@ impl Op for LinearCrossEntropy {
             }
             _ if ctx.grad_is_one(0) => [ctx.output(1)?.clone(), ctx.output(2)?.clone()],
             _ => {
-                let scaled = |i| {
-                    let unscaled = ctx.output(i)?;
-                    unscaled.mul(&ctx.grad(0)?.to_dtype(unscaled.dtype())?)
-                };
-                [scaled(1)?, scaled(2)?]
+                let scale = Scale::Tensor(ctx.grad(0)?);
+                [scale.times(ctx.output(1)?)?, scale.times(ctx.output(2)?)?]
             }
         };
         Ok(vec![x.then_some(dx), w.then_some(dw), None])
@@ -185,8 +191,8 @@ struct Gradients {
 impl Gradients {
     fn run(&self, x: &[Tensor]) -> Result<Vec<Tensor>> {
         let [x, w, targets, dloss] = x else { unreachable!("four inputs") };
-        let scale = dloss.to_dtype(x.dtype())?.unsqueeze(1)?;
-        let [_, dx, dw] = self.chunks.run(x, w, targets, Some(&scale), self.wanted)?;
+        let scale = Scale::Tensor(dloss.unsqueeze(1)?);
+        let [_, dx, dw] = self.chunks.run(x, w, targets, &scale, self.wanted)?;
         Ok(vec![dx, dw])
     }
 }
