@@ -112,13 +112,13 @@ impl LinearCrossEntropy {
             let [losses, ..] = self.chunks.run(x, w, targets, &Scale::Number(1.0), unwanted)?;
             return Ok(vec![losses]);
         }
-        let scale = self.scale(targets, loss_dtype(x.dtype()))?;
+        let scale = self.factor(targets, loss_dtype(x.dtype()))?;
         let [losses, dx, dw] = self.chunks.run(x, w, targets, &scale, self.wanted)?;
         Ok(vec![scale.times(&losses.sum_all()?)?, dx, dw])
     }
 
     /// The scale and, of a mean, 1 / (the number of targets that count).
-    fn scale(&self, targets: &Tensor, dtype: DType) -> Result<Scale> {
+    fn factor(&self, targets: &Tensor, dtype: DType) -> Result<Scale> {
         let ignore = match (self.reduction, self.chunks.ignore_index) {
             (Reduction::Mean, Some(ignore)) => ignore,
             (Reduction::Mean, None) => {
