@@ -109,6 +109,14 @@ pub fn elementwise(criterion: &mut Criterion) {
     op(criterion, "softmax", &[x], |x| x[0].softmax(1));
     op(criterion, "sum_rows", &[x], |x| x[0].sum(1));
     op(criterion, "sum_columns", &[x], |x| x[0].sum(0));
+    let mut group = criterion.benchmark_group("full");
+    group.throughput(Throughput::Bytes(4 * 4096 * 768));
+    for (name, value) in [("zeros", 0.0), ("ones", 1.0)] {
+        group.bench_function(name, |bencher| {
+            bencher.iter(|| wait(&Tensor::full(value, x, DType::F32, &device).unwrap()))
+        });
+    }
+    group.finish();
     let (cos, sin) = Tensor::rotary_tables(0, 512, 64, 1e4, &device).unwrap();
     op(criterion, "rotary", &[&[2, 6, 512, 64]], |x| x[0].rotary(&cos, &sin, RotaryPairs::Halves));
 }

@@ -247,7 +247,7 @@ fn comparisons_and_indices() {
 fn constants_and_conversions() {
     for device in every_device() {
         for dtype in [DType::F32, DType::F16, DType::BF16, DType::U32] {
-            for shape in [&[][..], &[1], &[3], &[5, 7], &[0], &[2, 0, 3], &[1001]] {
+            for shape in [&[][..], &[1], &[3], &[5, 7], &[0], &[2, 0, 3], &[1001], &[131, 257]] {
                 let n = shape.iter().product::<usize>();
                 let values = |t: Result<Tensor>| t.unwrap().to_vec::<f64>().unwrap();
                 assert_eq!(
@@ -261,6 +261,16 @@ fn constants_and_conversions() {
                     "{device} {dtype} {shape:?}"
                 );
                 assert_eq!(values(Tensor::full(3.0, shape, dtype, device)), vec![3.0; n], "{device} {dtype}");
+                if dtype.is_float() {
+                    for value in [-0.0, f64::NEG_INFINITY, 2.5f64.powi(-9)] {
+                        let there = Tensor::full(value, shape, dtype, device).unwrap();
+                        let here = Tensor::full(value, shape, dtype, &Device::Cpu).unwrap();
+                        let bits = |t: &Tensor| {
+                            t.to_vec::<f64>().unwrap().iter().map(|x| x.to_bits()).collect::<Vec<_>>()
+                        };
+                        assert_eq!(bits(&there), bits(&here), "{device} {dtype} {shape:?} {value}");
+                    }
+                }
                 let x: Vec<f64> = (0..n).map(|i| (i % 200) as f64).collect();
                 let x = Tensor::from_vec(x, shape, &Device::Cpu).unwrap();
                 let there = place(&x, dtype, device).unwrap();

@@ -70,6 +70,7 @@ fn launched(class: Class) -> Vec<Launched> {
         ops::cross_entropy::wgpu::launched(class),
         ops::dropout::wgpu::launched(),
         ops::embedding::wgpu::launched(class),
+        ops::fill::wgpu::launched(),
         ops::gather::wgpu::launched(),
         ops::matmul::wgpu::launched(class),
         ops::norm::wgpu::launched(class),

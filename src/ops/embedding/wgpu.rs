@@ -3,6 +3,7 @@ use bytemuck::{Pod, Zeroable};
 #[cfg(test)]
 use crate::device::wgpu::launched::Launched;
 use crate::device::wgpu::{Binding, Class, Kernel, WgpuDevice, Work, fold_groups};
+use crate::ops::fill::wgpu::zeros;
 #[cfg(test)]
 use crate::ops::launch::wgpu::FLOATS;
 use crate::ops::launch::wgpu::{LOOPS, THREADS, Width, by_width, of_width, output, threads};
@@ -124,12 +125,11 @@ fn accumulate_tokens(
     let class = device.class();
     let kernel = |entry| backward_kernel(class, entry, width, add, dout.dtype(), grad.dtype());
     let op = "embedding_backward";
-    let per_row = || output(op, device, &Shape::from(rows), DType::U32);
-    let (counts, ends) = (per_row()?, per_row()?);
+    let counts = zeros(op, device, &Shape::from(rows), DType::U32)?;
+    let ends = output(op, device, &Shape::from(rows), DType::U32)?;
     let slots = device.alloc(op, tokens * 4)?;
     let (ids, dout) = (ids.wgpu()?, dout.wgpu()?);
     let (all_counts, all_ends) = (counts.wgpu()?, ends.wgpu()?);
-    device.fill_zero(&all_counts)?;
     let bindings = [Binding::Read(&ids), Binding::Write(&all_counts)];
     device.run(&kernel("count"), &bindings, &params(rows), threads(tokens))?;
     let bindings = [Binding::Read(&all_counts), Binding::Write(&all_ends)];

@@ -1,5 +1,8 @@
 //! Constructors: constants, ranges and random numbers.
 
+#[cfg(feature = "wgpu")]
+pub(crate) mod wgpu;
+
 #[cfg(any(feature = "cuda", feature = "wgpu"))]
 use crate::tensor::host::check_gpu_dtype;
 use crate::device::cpu::CpuVec;
@@ -53,24 +56,25 @@ impl Tensor {
             Device::Cpu => with_element!(dtype, T => {
                 Tensor::from_cpu(CpuVec::filled(shape.elements(), T::from_f64(value))?, shape)?
             }),
-            #[cfg(any(feature = "cuda", feature = "wgpu"))]
-            gpu => {
+            #[cfg(feature = "cuda")]
+            Device::Cuda(cuda) => {
                 check_gpu_dtype("full", dtype, device)?;
                 if value == 0.0 && value.is_sign_positive() {
                     let tensor = Tensor::uninit(shape, dtype, device)?;
-                    match gpu {
-                        #[cfg(feature = "cuda")]
-                        Device::Cuda(cuda) => cuda.fill_zero(&tensor.cuda()?)?,
-                        #[cfg(feature = "wgpu")]
-                        Device::Wgpu(wgpu) => wgpu.fill_zero(&tensor.wgpu_storage()?)?,
-                        Device::Cpu => unreachable!("matched above"),
-                    }
+                    cuda.fill_zero(&tensor.cuda()?)?;
                     tensor
                 } else {
                     let one =
                         with_element!(dtype, T => Tensor::from_slice(&[T::from_f64(value)], (), device)?);
                     one.broadcast_as(shape)?.copy()?
                 }
+            }
+            #[cfg(feature = "wgpu")]
+            Device::Wgpu(gpu) => {
+                check_gpu_dtype("full", dtype, device)?;
+                with_element!(dtype, T => {
+                    wgpu::full("full", gpu, bytemuck::bytes_of(&T::from_f64(value)), &shape, dtype)?
+                })
             }
         };
         if dtype == DType::U32 {

@@ -3,6 +3,7 @@ use bytemuck::{Pod, Zeroable};
 #[cfg(test)]
 use crate::device::wgpu::launched::Launched;
 use crate::device::wgpu::{Binding, Kernel, WgpuDevice};
+use crate::ops::fill::wgpu::zeros;
 #[cfg(test)]
 use crate::ops::launch::wgpu::FLOATS;
 use crate::ops::launch::wgpu::{LOOPS, check_loops, element, kernel, output, threads};
@@ -47,8 +48,7 @@ pub fn gather(device: &WgpuDevice, x: &Tensor, ids: &Tensor) -> Result<Vec<Tenso
 pub fn scatter_add(device: &WgpuDevice, dy: &Tensor, ids: &Tensor, size: usize) -> Result<Vec<Tensor>> {
     let (outer, n, inner) = ids.dims3()?;
     check_loops("scatter_add", device, n, "ids along the dimension", LOOPS)?;
-    let dx = output("scatter_add", device, &Shape::from((outer, size, inner)), DType::F32)?;
-    device.fill_zero(&dx.wgpu()?)?;
+    let dx = zeros("scatter_add", device, &Shape::from((outer, size, inner)), DType::F32)?;
     windows::rows(outer, [windows::view(dy), windows::view(ids), windows::update(&dx)], |[dy, ids, dx]| {
         let columns = dx.elements().checked_div(size).unwrap_or(0);
         device.run(
