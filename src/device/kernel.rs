@@ -101,18 +101,21 @@ pub struct Kernel {
     pub(super) entry: &'static str,
     pub(super) constants: SmallVec<[(&'static str, Constant); 8]>,
     pub(super) trusted: bool,
+    /// One of this crate's: on wgpu it binds arrays without an end, of items of at most 16 bytes.
+    pub(super) builtin: bool,
     pub(super) work: Work,
 }
 
 impl Kernel {
     /// A kernel of the parts of `source`, named `name` in errors, that starts at `entry`.
     pub fn new(name: &'static str, source: &'static [&'static str], entry: &'static str) -> Self {
-        Kernel { name, source, entry, constants: SmallVec::new(), trusted: false, work: Work::default() }
+        let constants = SmallVec::new();
+        Kernel { name, source, entry, constants, trusted: false, builtin: false, work: Work::default() }
     }
 
     /// A kernel of this crate: trusted. Its op validates each launch, and the tests run it checked.
     pub(crate) fn builtin(name: &'static str, source: &'static [&'static str], entry: &'static str) -> Self {
-        Kernel { trusted: true, ..Kernel::new(name, source, entry) }
+        Kernel { trusted: true, builtin: true, ..Kernel::new(name, source, entry) }
     }
 
     /// Adds a constant.
@@ -158,6 +161,7 @@ impl PartialEq for Kernel {
         same(self.name, other.name)
             && same(self.entry, other.entry)
             && self.trusted == other.trusted
+            && self.builtin == other.builtin
             && self.constants.len() == other.constants.len()
             && self.constants.iter().zip(&other.constants).all(same_constant)
             && (std::ptr::eq(self.source, other.source)

@@ -2,27 +2,38 @@
 
 use std::collections::hash_map::Entry;
 use std::fmt::Write;
+use std::num::NonZeroU64;
 
 use indexmap::{Equivalent, IndexMap};
 use rustc_hash::{FxBuildHasher, FxHashMap};
 
 use super::fault::Gpu;
+use super::memory::BINDING_UNIT;
 use super::queue::Bound;
 use crate::device::kernel::{Constant, Kernel};
 use crate::{DType, Error, Result};
 
-/// How many storage buffers are bound, and which of them (bit `i`) for writing.
+/// What a kernel binds.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct Signature {
-    pub buffers: u32,
-    pub writes: u32,
+    buffers: u32,
+    /// Which of them (bit `i`) for writing.
+    writes: u32,
+    /// Bytes of parameters.
+    window: u32,
+    /// The least that a buffer's binding has is enough for the kernel. wgpu then looks up no sizes at each dispatch.
+    sized: bool,
 }
 
 impl Signature {
-    pub fn of(bound: &[Bound<'_>]) -> Self {
-        let writes = bound.iter().rev().fold(0, |mask, one| mask << 1 | u32::from(one.write));
-        Signature { buffers: bound.len() as u32, writes }
+    pub fn of(kernel: &Kernel, window: u32, bound: &[Bound<'_>]) -> Self {
+        Signature { buffers: bound.len() as u32, writes: writes(bound), window, sized: kernel.builtin }
     }
+}
+
+/// Which buffers (bit `i`) are bound for writing.
+pub(super) fn writes(bound: &[Bound<'_>]) -> u32 {
+    bound.iter().rev().fold(0, |mask, one| mask << 1 | u32::from(one.write))
 }
 
 /// The place of a compiled kernel among those of its device.
@@ -76,6 +87,11 @@ impl Pipelines {
         Ok(self.compiled.insert_full(Key { kernel: kernel.clone(), signature }, pipeline).0)
     }
 
+    /// How many are compiled.
+    pub fn count(&self) -> usize {
+        self.compiled.len()
+    }
+
     /// What is compiled at `id`.
     pub fn compiled(&self, id: PipelineId) -> (&Kernel, &wgpu::ComputePipeline) {
         let (key, pipeline) = self.compiled.get_index(id).expect("an id is an index");
@@ -90,16 +106,21 @@ impl Pipelines {
 
 impl Layout {
     fn new(gpu: &Gpu, kernel: &'static str, signature: Signature) -> Result<Self> {
-        let entry = |binding, ty, has_dynamic_offset| wgpu::BindGroupLayoutEntry {
+        let entry = |binding, ty, has_dynamic_offset, least| wgpu::BindGroupLayoutEntry {
             binding,
             visibility: wgpu::ShaderStages::COMPUTE,
-            ty: wgpu::BindingType::Buffer { ty, has_dynamic_offset, min_binding_size: None },
+            ty: wgpu::BindingType::Buffer {
+                ty,
+                has_dynamic_offset,
+                min_binding_size: NonZeroU64::new(least).filter(|_| signature.sized),
+            },
             count: None,
         };
-        let mut entries = vec![entry(0, wgpu::BufferBindingType::Uniform, true)];
+        let window = u64::from(signature.window);
+        let mut entries = vec![entry(0, wgpu::BufferBindingType::Uniform, true, window)];
         entries.extend((0..signature.buffers).map(|i| {
             let read_only = signature.writes & (1 << i) == 0;
-            entry(i + 1, wgpu::BufferBindingType::Storage { read_only }, false)
+            entry(i + 1, wgpu::BufferBindingType::Storage { read_only }, false, BINDING_UNIT)
         }));
         gpu.guard(kernel, 0, || {
             let group = gpu.device.create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor {

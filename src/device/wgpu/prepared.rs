@@ -10,7 +10,7 @@ use smallvec::SmallVec;
 
 use super::fault::Gpu;
 use super::memory::{ALIGNMENT, BINDING_UNIT};
-use super::pipeline::{PipelineId, Pipelines, Signature};
+use super::pipeline::{PipelineId, Pipelines, Signature, writes};
 use super::queue::Bound;
 use crate::Result;
 use crate::device::kernel::Kernel;
@@ -24,7 +24,7 @@ type Bindings = SmallVec<[u64; 1 + 2 * 8]>;
 
 fn bindings(window: u32, bound: &[Bound<'_>]) -> Bindings {
     let mut bindings = SmallVec::new();
-    bindings.push(u64::from(Signature::of(bound).writes) << 32 | u64::from(window));
+    bindings.push(u64::from(writes(bound)) << 32 | u64::from(window));
     for Bound { buffer, .. } in bound {
         let (offset, size) = (buffer.offset() / ALIGNMENT, buffer.binding_size() / BINDING_UNIT);
         bindings.extend([buffer.block().id, offset << 32 | size]);
@@ -60,6 +60,10 @@ pub(super) struct PreparedDispatches {
     last: usize,
     /// How many the last sweep left.
     swept: usize,
+    /// One was made since the last batch.
+    grew: bool,
+    /// How many pipelines there were when all were let go to be made anew.
+    settled: usize,
     /// Bind groups that nobody has counted yet.
     pub made: u64,
 }
@@ -83,7 +87,7 @@ impl PreparedDispatches {
                 expected
             }
             _ => {
-                let signature = Signature::of(bound);
+                let signature = Signature::of(kernel, window, bound);
                 let pipeline = pipelines.get(gpu, kernel, signature)?;
                 let index = match self.known.entry(Dispatch { bindings, pipeline }) {
                     Entry::Occupied(known) => known.index(),
@@ -91,6 +95,7 @@ impl PreparedDispatches {
                         let layout = pipelines.layout(signature);
                         let group = create_group(gpu, kernel.name, layout, (ring, window), bound)?;
                         self.made += 1;
+                        self.grew = true;
                         let index = place.index();
                         place.insert(Prepared { group, next: index + 1, recent: true });
                         index
@@ -108,9 +113,16 @@ impl PreparedDispatches {
         Ok((dispatch.pipeline, &prepared.group))
     }
 
-    /// Lets go, once there are many, of those that were not recorded since they were last swept. Between batches.
-    pub fn sweep(&mut self) {
-        if self.known.len() >= KEPT.max(2 * self.swept) {
+    /// Between batches. Lets go, once there are many, of those that were not recorded since they were last swept.
+    ///
+    /// And of all, once after kernels were compiled, when a batch needed nothing new: what wgpu keeps of them lies wherever compilers
+    /// left room. Made anew one after the other, it lies together in the order of its use.
+    pub fn sweep(&mut self, pipelines: &Pipelines) {
+        let steady = !std::mem::take(&mut self.grew);
+        if steady && self.settled != pipelines.count() {
+            self.settled = pipelines.count();
+            self.known.clear();
+        } else if self.known.len() >= KEPT.max(2 * self.swept) {
             self.retain(|_, prepared| std::mem::take(&mut prepared.recent));
             self.swept = self.known.len();
         }

@@ -299,7 +299,7 @@ impl Recorder {
         self.commands = 0;
         self.staged = 0;
         self.batch += 1;
-        self.prepared.sweep();
+        self.prepared.sweep(&self.pipelines);
         let mut kernels = std::mem::take(&mut self.kernels);
         let submitted = submitted.map_err(|error| of_kernels(error, &mut kernels));
         kernels.clear();
