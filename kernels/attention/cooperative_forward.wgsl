@@ -25,7 +25,9 @@ const SLACK: f32 = 8.0;
 
 var<workgroup> shared_parts: array<f32, THREADS>; // [query][member]
 var<workgroup> factors: array<f32, BAND>;
-var<workgroup> rescaled: atomic<u32>; // the last tile whose sums had to shrink, counted from 1
+// The last tile whose sums had to shrink, counted from 1; and padding, so that in whatever order a compiler lays them out, matrices begin
+// at multiples of 16 bytes.
+var<workgroup> rescaled: array<atomic<u32>, 4>;
 
 // Where the band's outputs start.
 var<private> o_start: u32;
@@ -86,7 +88,7 @@ fn forward_cooperative(
     o_start = place(p.o, b, h, 0u);
     load(queries(b, h), first_query, BAND, 0u, lid);
     if (lid == 0u) {
-        atomicStore(&rescaled, 0u);
+        atomicStore(&rescaled[0], 0u);
     }
 
     // The query of this invocation's team. One beyond the last sees nothing.
@@ -142,7 +144,7 @@ fn forward_cooperative(
             }
             tiles++;
             if (shrink < 1.0 && top > LOWEST) {
-                atomicStore(&rescaled, tiles);
+                atomicStore(&rescaled[0], tiles);
             }
             top = new_top;
             total *= shrink;
@@ -155,7 +157,7 @@ fn forward_cooperative(
                 }
             }
             workgroupBarrier();
-            if (atomicLoad(&rescaled) == tiles) {
+            if (atomicLoad(&rescaled[0]) == tiles) {
                 part00 = rescale(part00, mine, 0u, lid);
                 part10 = rescale(part10, mine, EDGE, lid);
                 if (OWN > 1u) {

@@ -2,8 +2,9 @@
 //
 // Parts: common/scalars.wgsl or common/quads.wgsl before this
 
-// A finite stand-in for -infinity: the difference of two of them is 0, not NaN.
-const LOWEST: f32 = -3.4e38;
+// The lowest finite f32, for -infinity: the difference of two of them is 0, not NaN, and a row of such elements, as masks leave it, is
+// a row of equals.
+const LOWEST: f32 = -3.4028234663852886e38;
 
 // What an invocation has seen of a row: x the maximum, y the sum of exp(z - maximum).
 const NOTHING_SEEN = vec2(LOWEST, 0.0);

@@ -3,8 +3,9 @@
 //
 // Parts: common/reduce.cuh
 
-// A finite stand-in for -infinity: the difference of two of them is 0, not NaN.
-constexpr float LOWEST = -3.4e38f;
+// The lowest finite f32, for -infinity: the difference of two of them is 0, not NaN, and a row of such elements, as masks
+// leave it, is a row of equals.
+constexpr float LOWEST = -3.40282347e38f;
 
 // `total` is the sum of exp(v - top) over what was added, and `top` the largest of it. A NaN makes the total one.
 struct Exponentials {

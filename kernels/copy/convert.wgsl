@@ -25,9 +25,11 @@ fn value_of(bits: u32) -> f32 {
 fn bits_of(v: f32) -> u32 {
     switch (DST) {
         case U32: {
-            // Truncates and saturates; NaN becomes 0. 4294967040 is the last f32 below 2^32.
-            let id = select(u32(clamp(v, 0.0, 4294967040.0)), 0xffffffffu, v >= 4294967296.0);
-            return select(id, 0u, v != v);
+            // Truncates and saturates; NaN becomes 0. 4294967040 is the last f32 below 2^32. By bits, as compilers may assume that
+            // there is no NaN and no infinity.
+            let bits = bitcast<u32>(v);
+            let id = select(u32(clamp(v, 0.0, 4294967040.0)), 0xffffffffu, bits >= 0x4f800000u && bits <= 0x7f800000u);
+            return select(id, 0u, (bits & 0x7fffffffu) > 0x7f800000u);
         }
         case F16: { return f16_bits(v); }
         case BF16: { return bf16_bits(v); }

@@ -68,6 +68,7 @@ forward(const T* __restrict__ logits, const u32* __restrict__ labels, const floa
     // The first and the last line of a row may be shared with its neighbours.
     auto is_whole = [&](u32 c) { return !SKEWED || (c >= begin && c + WIDTH <= end); };
     auto is_inside = [&](u32 c) { return c >= begin && c < end; };
+    const float nothing = __uint_as_float(0xff800000); // -infinity: whatever the largest is, its exponential is 0
     auto fetch = [&](u32 c) {
         if (is_whole(c)) {
             return Line::load(from + c);
@@ -75,7 +76,7 @@ forward(const T* __restrict__ logits, const u32* __restrict__ labels, const floa
         Line line = Line::zeros();
 #pragma unroll
         for (u32 i = 0; i < WIDTH; i++) {
-            line.set(i, is_inside(c + i) ? from[c + i] : from_float<T>(LOWEST));
+            line.set(i, is_inside(c + i) ? from[c + i] : from_float<T>(nothing));
         }
         return line;
     };

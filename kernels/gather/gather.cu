@@ -1,5 +1,7 @@
 // y[o, i, j] = x[o, ids[o, i, j], j] for x [outer, size, inner] and ids [outer, n, inner].
 //
+// An id that is not below size reads nothing and yields NaN.
+//
 // Constants: BLOCK  threads a block
 //            T      float, f16 or bf16
 // Parts:     this alone
@@ -19,6 +21,7 @@ gather(const T* __restrict__ x, const u32* __restrict__ ids, T* __restrict__ y, 
     const u32 i = blockIdx.x * BLOCK + threadIdx.x;
     if (i < p.items) {
         const u64 o = i / (p.n * p.inner);
-        y[i] = x[(o * p.size + ids[i]) * p.inner + i % p.inner];
+        const u32 id = ids[i];
+        y[i] = id < p.size ? x[(o * p.size + id) * p.inner + i % p.inner] : from_float<T>(__uint_as_float(0x7fc00000));
     }
 }

@@ -1,5 +1,7 @@
 // y[o, i, j] = x[o, ids[o, i, j], j] for x [outer, size, inner] and ids [outer, n, inner].
 //
+// An id that is not below size reads nothing and yields NaN.
+//
 // Constants: T, the element type of x and y.
 // Bindings:  1 x     2 ids u32     3 y out
 // Grid:      one thread an element of y, 256 a workgroup, folded over x and y
@@ -25,6 +27,12 @@ fn main(
     let i = (wid.x + wid.y * nwg.x) * 256u + lid;
     if (i < p.threads) {
         let o = i / (p.n * p.inner);
-        y[i] = x[(o * p.size + ids[i]) * p.inner + i % p.inner];
+        let id = ids[i];
+        if (id < p.size) {
+            y[i] = x[(o * p.size + id) * p.inner + i % p.inner];
+        } else {
+            // Runtime bits, as a NaN may not be written as a constant.
+            y[i] = T(bitcast<f32>(id | 0x7fc00000u));
+        }
     }
 }

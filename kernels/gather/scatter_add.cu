@@ -1,7 +1,8 @@
 // The backward of gather.cu: dx[o, v, j] = sum of dy[o, i, j] over all i with ids[o, i, j] == v.
 //
 // A thread owns a whole column [o, :, j] and adds in the order of i, so that repeated ids race with nobody and the bits
-// are the same every time. dx is f32 whatever T is: a sum is rounded once.
+// are the same every time. dx is f32 whatever T is: a sum is rounded once. What belongs to an id that is not below size is
+// left out.
 //
 // Constants: BLOCK  threads a block
 //            T      float, f16 or bf16: dy
@@ -28,6 +29,9 @@ scatter_add(const T* __restrict__ dy, const u32* __restrict__ ids, float* __rest
     float* to = dx + o * p.size * p.inner + j;
     for (u32 i = 0; i < p.n; i++) {
         const u64 at = (o * p.n + i) * p.inner + j;
-        to[(u64)ids[at] * p.inner] += to_float(dy[at]);
+        const u32 id = ids[at];
+        if (id < p.size) {
+            to[(u64)id * p.inner] += to_float(dy[at]);
+        }
     }
 }

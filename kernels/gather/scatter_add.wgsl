@@ -1,7 +1,8 @@
 // The backward of gather.wgsl: dx[o, v, j] = sum of dy[o, i, j] over all i with ids[o, i, j] == v.
 //
 // A thread owns a whole column [o, :, j] and adds in the order of i, so that repeated ids race with
-// nobody and the bits are the same every time. dx is f32 whatever T is: a sum is rounded once.
+// nobody and the bits are the same every time. dx is f32 whatever T is: a sum is rounded once. What belongs to an id that is not
+// below size is left out.
 //
 // Constants: T, the element type of dy.
 // Bindings:  1 dy     2 ids u32     3 dx in and out, f32: zeros at the start
@@ -33,6 +34,9 @@ fn main(
     let j = thread % p.inner;
     for (var i = 0u; i < p.n; i++) {
         let at = (o * p.n + i) * p.inner + j;
-        dx[(o * p.size + ids[at]) * p.inner + j] += f32(dy[at]);
+        let id = ids[at];
+        if (id < p.size) {
+            dx[(o * p.size + id) * p.inner + j] += f32(dy[at]);
+        }
     }
 }

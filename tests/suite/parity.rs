@@ -242,6 +242,76 @@ fn comparisons_and_indices() {
     }
 }
 
+/// Masks leave rows of the lowest number there is, or nearly so.
+#[test]
+fn rows_of_the_lowest_number() {
+    for device in every_device() {
+        for (rows, cols) in [(1, 1), (3, 7), (5, 64), (2, 65), (3, 130), (2, 1025), (2, 6000)] {
+            // The last row has one element that counts.
+            let mut x = vec![f32::MIN; rows * cols];
+            x[rows * cols - 1] = 0.0;
+            let results = |device: &Device| -> Result<Vec<Vec<f64>>> {
+                let x = Var::new(&Tensor::from_vec(x.clone(), (rows, cols), device)?)?;
+                let labels = Tensor::from_vec(vec![cols as u32 - 1; rows], rows, device)?;
+                let loss = x.cross_entropy(&labels)?;
+                loss.backward()?;
+                let softmax = [x.softmax(1)?, x.log_softmax(1)?.exp()?];
+                [&softmax[0], &softmax[1], &loss, &x.grad().expect("it is there")]
+                    .map(|y| y.to_vec::<f64>())
+                    .into_iter()
+                    .collect()
+            };
+            let (there, here) = (results(device).unwrap(), results(&Device::Cpu).unwrap());
+            for (there, here) in there.iter().zip(&here) {
+                for (there, here) in there.iter().zip(here) {
+                    assert!(
+                        (there - here).abs() <= 1e-5 * here.abs(),
+                        "{device} {rows} x {cols}: {there} and {here}"
+                    );
+                }
+            }
+        }
+    }
+}
+
+/// Ids are checked on the host. Those that another's commands have changed since reach nothing that they should not.
+#[test]
+fn stray_ids_read_nothing_and_add_nothing() {
+    for device in every_device() {
+        let x = Var::new(
+            &Tensor::from_vec((0..12).map(|i| i as f32).collect::<Vec<_>>(), (4, 3), device).unwrap(),
+        )
+        .unwrap();
+        let ids = Tensor::from_vec(vec![3u32, 0, 2, 1, 1, 2], (2, 3), device).unwrap();
+        let strays = [3u32, 4_000_000_000, 2, 4, 1, 2];
+        let strays: &[u8] = bytemuck::cast_slice(&strays);
+        match device {
+            #[cfg(feature = "wgpu")]
+            Device::Wgpu(device) => device.write("test", &ids.wgpu_storage().unwrap(), strays).unwrap(),
+            #[cfg(feature = "cuda")]
+            Device::Cuda(device) => {
+                use tilewright::device::cuda::{Binding, Grid, Kernel};
+                const COPY: &str =
+                    "extern \"C\" __global__ void copy(const u32* from, u32* to, const u32 n) {
+                    if (threadIdx.x < n) { to[threadIdx.x] = from[threadIdx.x]; }
+                }";
+                let (from, to) = (device.upload("test", strays).unwrap(), ids.cuda_storage().unwrap());
+                let grid = Grid { blocks: [1, 1, 1], threads: 32, shared: 0 };
+                let kernel = Kernel::new("copy", &[COPY], "copy");
+                device.launch(&kernel, &[Binding::Read(&from), Binding::Write(&to)], &6u32, grid).unwrap();
+            }
+            _ => continue,
+        }
+        let y = x.gather(&ids, 0).unwrap();
+        let values = y.to_vec::<f32>().unwrap();
+        assert!(values[1].is_nan() && values[3].is_nan(), "{device} {values:?}");
+        assert_eq!([values[0], values[2], values[4], values[5]], [9.0, 8.0, 4.0, 8.0], "{device}");
+        backward(&[(&y, y.ones_like().unwrap())]).unwrap();
+        let grad = x.grad().unwrap().to_vec::<f32>().unwrap();
+        assert_eq!(grad, [0.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 2.0, 1.0, 0.0, 0.0], "{device}");
+    }
+}
+
 /// Constructors and conversions, exactly.
 #[test]
 fn constants_and_conversions() {
