@@ -193,10 +193,12 @@ fn matrices(adapter: &wgpu::Adapter) -> Option<Matrices> {
         };
         there.iter().any(fits)
     };
-    let threads = 4 * info.subgroup_max_size;
+    let metal = info.backend == wgpu::Backend::Metal;
+    // wgpu says that a subgroup has 4 to 64 on Metal; Apple's GPUs have 32.
+    let threads = 4 * if metal { 32 } else { info.subgroup_max_size };
     let usable = wanted && adapter.features().contains(needed) && (32..=MOST_INVOCATIONS).contains(&threads);
     let edge = [16, 8].into_iter().find(has).filter(|_| usable)?;
-    Some(Matrices { edge, threads, quads: info.backend != wgpu::Backend::Metal })
+    Some(Matrices { edge, threads, quads: !metal })
 }
 
 /// Opens what `selector` asks for, and says which adapter it was, and what cooperative matrices the device has.

@@ -62,6 +62,8 @@ impl Faults {
     pub fn set_lost(&self, reason: String) {
         // The first reason is the cause, later ones are its echo.
         let _ = self.lost.set(reason);
+        // Under this lock `report` says that nothing is left.
+        let _order = self.stray.lock();
         self.any.store(true, Ordering::Release);
     }
 

@@ -2,7 +2,7 @@
 //!
 //! A block goes back to the pool the moment its last [`Buffer`] drops, even while commands that use
 //! it wait or run: whoever leases it next uses it in later commands of the same queue, which run
-//! after those. The one exception, host writes, is [`Recorder::write`](super::queue::Recorder::write)'s.
+//! after those. Host writes are such commands too.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -30,14 +30,12 @@ static NEXT_ID: AtomicU64 = AtomicU64::new(0);
 pub(super) struct Block {
     pub id: u64,
     pub raw: wgpu::Buffer,
-    /// The batch of commands that used it last; read and written under the recorder's lock.
-    pub batch: AtomicU64,
 }
 
 impl Block {
     pub fn new(raw: wgpu::Buffer) -> Arc<Self> {
         let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
-        Arc::new(Block { id, raw, batch: AtomicU64::new(0) })
+        Arc::new(Block { id, raw })
     }
 
     pub fn size(&self) -> u64 {
@@ -158,7 +156,9 @@ impl Buffer {
         if end != self.bytes && !end.is_multiple_of(4) {
             return refuse("bytes", format!("is {bytes}, it must be a multiple of 4 or end the buffer"));
         }
-        Ok(Buffer { lease: self.lease.clone(), offset: self.offset + offset as u64, bytes })
+        // Nothing, at the end of a block, could not be bound there: a binding shows some bytes.
+        let offset = if bytes == 0 { 0 } else { offset as u64 };
+        Ok(Buffer { lease: self.lease.clone(), offset: self.offset + offset, bytes })
     }
 
     /// True if both are parts, overlapping or not, of one allocation.

@@ -1,6 +1,6 @@
 //! GPUs through wgpu: memory, compiled kernels and a queue. Knows no op.
 //!
-//! Calls record into one open compute pass, which is submitted when it has some 128 commands; only
+//! Calls record into one open compute pass, which is submitted when it has some 128 commands or much work; only
 //! [`WgpuDevice::download`] and [`WgpuDevice::synchronize`] wait for results. The parts: `adapter`
 //! opens a device, `memory` pools its buffers, `pipeline` compiles kernels, `queue` records and
 //! submits, `fault` turns what wgpu reports into typed errors.
@@ -41,15 +41,21 @@ use crate::random::Stream;
 use crate::{Error, Result};
 use fault::{Faults, Gpu};
 use memory::{Block, Pool, size_class};
-use queue::{Bound, MAX_PARAMS, Recorder, batch_commands};
+use queue::{Batch, Bound, MAX_PARAMS, Recorder, SMALL_WRITE};
 use timing::{Clock, Timer};
 use tuning::Tuning;
 
-/// Downloads go through a host-visible buffer of at most this size at a time.
+/// Large uploads go through host-visible buffers of this size, which allocators reuse and caches hold: wgpu clears them first.
+const WRITE_CHUNK: usize = 1 << 20;
+
+/// Downloads go through one of at most this size at a time, and wait for each.
 const READ_CHUNK: usize = 16 << 20;
 
 /// The size of the one host-visible buffer that is kept for the next small download.
 const KEPT_READBACK: u64 = 256 << 10;
+
+/// Kernels count elements by `u32`, and Metal's drivers sizes of bindings: where a limit is above this, windows are made all the same.
+const MOST_BOUND: u64 = 1 << 31;
 
 /// A GPU that wgpu drives: Vulkan, Metal or Direct3D 12.
 ///
@@ -72,6 +78,8 @@ struct Inner {
     /// Whether a software adapter gets the kernels for GPUs.
     gpu_kernels: bool,
     tuning: Mutex<Tuning>,
+    /// Held by who changes or reads what the recorder times.
+    timing: Mutex<()>,
     /// Those of a device that the crate has opened: of others it is not known how large they are.
     matrices: Option<Matrices>,
     /// Whether they were found to compute right, for each use that was tried.
@@ -137,7 +145,8 @@ impl WgpuDevice {
     ///
     /// Takes over the device's lost callback; failures of the engine's own calls never reach your
     /// uncaptured-error handler. Call [`WgpuDevice::flush`] before submitting commands that use its
-    /// results.
+    /// results. What wgpu calls back when work is done or memory is mapped, it may call from within the engine: use this device
+    /// there for nothing, as it would wait for itself, and do not panic, which is taken for the loss of the device.
     ///
     /// # Errors
     /// [`Error::OutOfMemory`] or [`Error::DeviceLost`]; [`Error::Argument`] as [`WgpuDevice::new`].
@@ -164,8 +173,7 @@ impl WgpuDevice {
             let message = message.trim();
             lost.set_lost(if message.is_empty() { format!("{reason:?}") } else { message.to_string() });
         });
-        let batch = batch_commands(adapter.device_type == wgpu::DeviceType::Cpu);
-        let recorder = Mutex::new(Recorder::new(&gpu, checked, batch)?);
+        let recorder = Mutex::new(Recorder::new(&gpu, checked, Batch::of(adapter.device_type))?);
         Ok(WgpuDevice(Arc::new(Inner {
             recorder,
             readback: Mutex::new(None),
@@ -177,6 +185,7 @@ impl WgpuDevice {
             checked,
             gpu_kernels: opened.is_some_and(|selector| selector.gpu_kernels),
             tuning,
+            timing: Mutex::new(()),
             matrices,
             cooperative: Mutex::default(),
             generator: Mutex::new(Stream { seed: 0, offset: 0 }),
@@ -229,12 +238,13 @@ impl WgpuDevice {
         whole_blocks(self.0.limits.max_buffer_size)
     }
 
-    /// The most bytes of a buffer that one binding shows; [`Buffer::slice`] makes windows of larger buffers.
+    /// The most bytes of a buffer that one binding shows, 2 GiB or less; [`Buffer::slice`] makes windows of larger buffers.
     pub fn max_binding_bytes(&self) -> usize {
-        whole_blocks(self.0.limits.max_storage_buffer_binding_size).min(self.max_buffer_bytes())
+        let limit = self.0.limits.max_storage_buffer_binding_size.min(MOST_BOUND);
+        whole_blocks(limit).min(self.max_buffer_bytes())
     }
 
-    /// The wgpu device and queue, for commands of your own: see [`WgpuDevice::flush`].
+    /// The wgpu device and queue, for commands of your own: see [`WgpuDevice::flush`], and [`WgpuDevice::from_parts`] of callbacks.
     pub fn raw(&self) -> (&wgpu::Device, &wgpu::Queue) {
         (&self.0.gpu.device, &self.0.gpu.queue)
     }
@@ -256,31 +266,41 @@ impl WgpuDevice {
         if let Some(buffer) = pool.take(class, bytes) {
             return Ok(buffer);
         }
-        let block = match self.new_block(op, class) {
-            Err(Error::OutOfMemory { .. }) => {
-                self.release_memory()?;
-                self.synchronize()?;
-                self.new_block(op, class)?
-            }
-            block => block?,
-        };
-        Ok(pool.adopt(block, bytes))
+        Ok(pool.adopt(self.new_block(op, class)?, bytes))
     }
 
     fn new_block(&self, op: &'static str, size: u64) -> Result<Arc<Block>> {
-        let gpu = &self.0.gpu;
-        let raw = gpu.guard(op, size, || {
-            gpu.device.create_buffer(&wgpu::BufferDescriptor {
-                label: None,
-                size,
-                usage: wgpu::BufferUsages::STORAGE
-                    | wgpu::BufferUsages::COPY_SRC
-                    | wgpu::BufferUsages::COPY_DST,
-                mapped_at_creation: false,
-            })
-        })?;
+        use wgpu::BufferUsages as Usage;
+        let raw = self.new_buffer(op, size, Usage::STORAGE | Usage::COPY_SRC | Usage::COPY_DST, |raw| raw)?;
         self.0.buffers.fetch_add(1, Ordering::Relaxed);
         Ok(Block::new(raw))
+    }
+
+    /// A buffer of the driver's after `use_it`, mapped if the host may write it. Where there is no memory for it, what the pool keeps
+    /// is given back first.
+    fn new_buffer<T>(
+        &self,
+        op: &'static str,
+        size: u64,
+        usage: wgpu::BufferUsages,
+        use_it: impl Fn(wgpu::Buffer) -> T,
+    ) -> Result<T> {
+        let gpu = &self.0.gpu;
+        let descriptor = wgpu::BufferDescriptor {
+            label: None,
+            size,
+            usage,
+            mapped_at_creation: usage.contains(wgpu::BufferUsages::MAP_WRITE),
+        };
+        let make = || gpu.guard(op, size, || use_it(gpu.device.create_buffer(&descriptor)));
+        match make() {
+            Err(Error::OutOfMemory { .. }) => {
+                self.release_memory()?;
+                self.synchronize()?;
+                make()
+            }
+            made => made,
+        }
     }
 
     /// A new buffer that holds `bytes`.
@@ -303,7 +323,35 @@ impl WgpuDevice {
             let reason = format!("has {} bytes for a buffer of {}", bytes.len(), dst.bytes());
             return Err(Error::argument(op, "bytes", reason));
         }
-        gpu.clock.record(|| self.0.recorder.lock().write(gpu, dst, bytes))
+        if (1..=SMALL_WRITE).contains(&bytes.len()) {
+            return gpu.clock.record(|| self.0.recorder.lock().write_small(gpu, dst, bytes));
+        }
+        for (i, chunk) in bytes.chunks(WRITE_CHUNK).enumerate() {
+            let staging = self.staging(op, chunk)?;
+            let to = (dst, (i * WRITE_CHUNK) as u64);
+            gpu.clock.record(|| self.0.recorder.lock().write_staged(gpu, &staging, to))?;
+        }
+        Ok(())
+    }
+
+    /// These bytes, and zeros up to whole words, for the device to copy.
+    ///
+    /// Not by wgpu's `write_buffer`, which loses the device where there is no memory for what it stages.
+    fn staging(&self, op: &'static str, bytes: &[u8]) -> Result<wgpu::Buffer> {
+        let size = (bytes.len() as u64).next_multiple_of(4);
+        let filled = |staging: wgpu::Buffer| {
+            let mut view = staging.get_mapped_range_mut(..)?;
+            view.slice(..bytes.len()).copy_from_slice(bytes);
+            drop(view);
+            staging.unmap();
+            Ok(staging)
+        };
+        let usage = wgpu::BufferUsages::MAP_WRITE | wgpu::BufferUsages::COPY_SRC;
+        self.new_buffer(op, size, usage, filled)?.map_err(|error: wgpu::MapRangeError| Error::Kernel {
+            kernel: op,
+            device: self.0.gpu.name.clone(),
+            reason: error.to_string(),
+        })
     }
 
     /// The bytes of `buf` after all that was recorded before. Waits for the device.
@@ -331,7 +379,8 @@ impl WgpuDevice {
             let staging = self.readback(size)?;
             let submission = gpu.clock.record(|| {
                 let mut recorder = self.0.recorder.lock();
-                recorder.copy_out(gpu, (buf, (i * READ_CHUNK) as u64), (&staging, 0), size)?;
+                let (raw, start) = buf.raw();
+                recorder.raw_copy(gpu, (raw, start + (i * READ_CHUNK) as u64), (&staging, 0), size)?;
                 recorder.flush(gpu)?;
                 Ok(recorder.last_submission())
             })?;
@@ -369,15 +418,8 @@ impl WgpuDevice {
         {
             return Ok(kept);
         }
-        let size = size.max(KEPT_READBACK);
-        self.0.gpu.guard("download", size, || {
-            self.0.gpu.device.create_buffer(&wgpu::BufferDescriptor {
-                label: Some("readback"),
-                size,
-                usage: wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST,
-                mapped_at_creation: false,
-            })
-        })
+        let usage = wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST;
+        self.new_buffer("download", size.max(KEPT_READBACK), usage, |raw| raw)
     }
 
     /// Records one dispatch of `kernel` over `groups` workgroups; none if one of them is 0.
@@ -487,9 +529,11 @@ impl WgpuDevice {
         }
         // wgpu refuses copies within one buffer.
         let between = self.alloc("copy", src.bytes())?;
-        let mut recorder = self.0.recorder.lock();
-        recorder.copy(gpu, src, &between)?;
-        recorder.copy(gpu, &between, dst)
+        gpu.clock.record(|| {
+            let mut recorder = self.0.recorder.lock();
+            recorder.copy(gpu, src, &between)?;
+            recorder.copy(gpu, &between, dst)
+        })
     }
 
     /// Submits what is recorded, without waiting for it: only once the device is 64 batches behind,
@@ -538,13 +582,10 @@ impl WgpuDevice {
     pub fn profile(&self, profiling: Profiling) -> Result<()> {
         let gpu = &self.0.gpu;
         gpu.faults.check()?;
+        let _alone = self.0.timing.lock();
         let mut recorder = self.0.recorder.lock();
-        let timed = profiling == Profiling::Kernels;
-        if timed || recorder.timer.is_some() {
-            // A batch is timed from its first dispatch on, or not at all.
-            recorder.flush(gpu)?;
-        }
-        recorder.timer = if timed { Some(Timer::new(gpu)?) } else { None };
+        let timer = if profiling == Profiling::Kernels { Some(Timer::new(gpu)?) } else { None };
+        recorder.set_timer(gpu, timer).1?;
         recorder.take_counts();
         self.0.buffers.store(0, Ordering::Relaxed);
         gpu.clock.set(profiling != Profiling::Off);
@@ -559,9 +600,10 @@ impl WgpuDevice {
     pub fn take_profile(&self) -> Result<Profile> {
         let gpu = &self.0.gpu;
         gpu.faults.check()?;
+        let _alone = self.0.timing.lock();
         let mut recorder = self.0.recorder.lock();
         if recorder.timer.is_some() {
-            recorder.flush(gpu)?;
+            gpu.clock.record(|| recorder.flush(gpu))?;
         }
         let buffers = self.0.buffers.swap(0, Ordering::Relaxed);
         let (recording, submitting) = gpu.clock.take();

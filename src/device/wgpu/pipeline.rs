@@ -187,9 +187,10 @@ fn compile(
         true => wgpu::ShaderRuntimeChecks::unchecked(),
         false => wgpu::ShaderRuntimeChecks::checked(),
     };
+    checks.bounds_checks |= checked;
+    checks.int_div_checks |= checked;
     // Loops of trusted kernels end. Counting what they do keeps compilers from unrolling them, and from registers what
     // they index.
-    checks.bounds_checks |= checked;
     gpu.guard(kernel.name, 0, || {
         let descriptor = wgpu::ShaderModuleDescriptor {
             label: Some(kernel.name),

@@ -2,7 +2,6 @@
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use super::fault::Gpu;
 use super::memory::{ALIGNMENT, Block, Buffer};
@@ -13,26 +12,40 @@ use crate::device::HostCost;
 use crate::device::kernel::Kernel;
 use crate::{Error, Result};
 
-/// Commands in one submission: enough to make its cost small, few enough that the device starts early. What starts early on a
-/// software adapter takes cores and caches away from what is still recorded.
-pub(super) const fn batch_commands(software: bool) -> u32 {
-    if software { MAX_BATCH_COMMANDS } else { 128 }
+/// The most of one submission.
+#[derive(Clone, Copy)]
+pub(super) struct Batch {
+    /// Enough commands to make its cost small, few enough that the device starts early.
+    pub commands: u32,
+    /// Operations, as far as kernels tell them: systems take a GPU for hung that is at one submission for seconds.
+    pub flops: u64,
 }
+
+impl Batch {
+    pub fn of(kind: wgpu::DeviceType) -> Self {
+        match kind {
+            // What starts early here takes cores and caches away from what is still recorded, and nobody watches it.
+            wgpu::DeviceType::Cpu => Batch { commands: MAX_BATCH_COMMANDS, flops: u64::MAX },
+            // A second at 4 TFLOP/s, and at 0.4.
+            wgpu::DeviceType::DiscreteGpu => Batch { commands: 128, flops: 4_000_000_000_000 },
+            _ => Batch { commands: 128, flops: 400_000_000_000 },
+        }
+    }
+}
+
 pub(super) const MAX_BATCH_COMMANDS: u32 = 256;
 
 /// Parameters and small writes of one batch. [`MAX_BATCH_COMMANDS`] small parameter blocks fill it.
 const RING_BYTES: usize = 64 << 10;
 
 /// Writes of up to this many host bytes travel with the parameters.
-const SMALL_WRITE: usize = 8 << 10;
+pub(super) const SMALL_WRITE: usize = 8 << 10;
 
 /// The largest parameter block.
 pub(super) const MAX_PARAMS: usize = 16 << 10;
 
-/// Host bytes handed to wgpu in one write, and in all before they are submitted: wgpu keeps a staging
-/// copy of each until then.
-const WRITE_CHUNK: usize = 16 << 20;
-const STAGED_BYTES: usize = 32 << 20;
+/// Host bytes that wait to be copied to the device are submitted beyond this: the memory that they are staged in is held until then.
+const STAGED_BYTES: u64 = 32 << 20;
 
 /// Batches the host may be ahead of the device. wgpu keeps the commands of each in memory.
 const MAX_IN_FLIGHT: usize = 64;
@@ -98,19 +111,19 @@ pub(super) struct Recorder {
     open: Option<Open>,
     /// Dispatches, copies and fills in the open batch.
     commands: u32,
-    /// With as many it is submitted.
-    most_commands: u32,
+    /// Operations of its kernels.
+    flops: u64,
+    /// With as much it is submitted.
+    most: Batch,
     /// The kernels of the open batch, for the error if wgpu refuses it.
     kernels: Vec<&'static str>,
-    /// The number of the open batch; from 1, so that no fresh block seems to be used in it.
-    batch: u64,
     /// The parameters of the open batch's dispatches, and its small writes, each at a multiple of [`ALIGNMENT`]; written to
     /// `ring` in one go when the batch is submitted. Writes and submissions run in order, so that the
     /// one ring serves every batch.
     params: Vec<u8>,
     ring: wgpu::Buffer,
-    /// Host bytes written since the last submission.
-    staged: usize,
+    /// Staged bytes that were copied since the last submission.
+    staged: u64,
     in_flight: VecDeque<wgpu::SubmissionIndex>,
     pipelines: Pipelines,
     prepared: PreparedDispatches,
@@ -121,7 +134,7 @@ pub(super) struct Recorder {
 }
 
 impl Recorder {
-    pub fn new(gpu: &Gpu, checked: bool, most_commands: u32) -> Result<Self> {
+    pub fn new(gpu: &Gpu, checked: bool, most: Batch) -> Result<Self> {
         let ring = gpu.guard("(setup)", RING_BYTES as u64, || {
             gpu.device.create_buffer(&wgpu::BufferDescriptor {
                 label: Some("parameters"),
@@ -135,9 +148,9 @@ impl Recorder {
         Ok(Recorder {
             open: None,
             commands: 0,
-            most_commands,
+            flops: 0,
+            most,
             kernels: Vec::new(),
-            batch: 1,
             params: Vec::with_capacity(RING_BYTES),
             ring,
             staged: 0,
@@ -181,7 +194,7 @@ impl Recorder {
         pass.dispatch_workgroups(x, y, z);
 
         self.append(params, window);
-        bindings.iter().for_each(|binding| self.mark(binding.buffer));
+        self.flops = self.flops.saturating_add(kernel.work.flops);
         if self.kernels.last() != Some(&kernel.name()) {
             self.kernels.push(kernel.name());
         }
@@ -205,23 +218,20 @@ impl Recorder {
 
     /// Records a copy between blocks of memory that differ.
     pub fn copy(&mut self, gpu: &Gpu, src: &Buffer, dst: &Buffer) -> Result<()> {
-        let size = src.copy_size();
-        self.copy_out(gpu, (src, 0), dst.raw(), size)?;
-        self.mark(dst);
+        let (from, to) = (src.raw(), dst.raw());
+        self.raw_copy(gpu, from, to, src.copy_size())?;
         self.recorded(gpu)
     }
 
-    /// Records a copy of `size` bytes of `src`, from an offset on, to a raw buffer.
-    pub fn copy_out(
+    /// Records a copy of `size` bytes between raw buffers that differ, each from an offset on, and does not submit it.
+    pub fn raw_copy(
         &mut self,
         gpu: &Gpu,
-        (src, from): (&Buffer, u64),
+        (src, from): (&wgpu::Buffer, u64),
         (dst, to): (&wgpu::Buffer, u64),
         size: u64,
     ) -> Result<()> {
-        let (raw, start) = src.raw();
-        Open::or_new(&mut self.open, gpu)?.encoder().copy_buffer_to_buffer(raw, start + from, dst, to, size);
-        self.mark(src);
+        Open::or_new(&mut self.open, gpu)?.encoder().copy_buffer_to_buffer(src, from, dst, to, size);
         Ok(())
     }
 
@@ -229,76 +239,55 @@ impl Recorder {
     pub fn fill_zero(&mut self, gpu: &Gpu, dst: &Buffer) -> Result<()> {
         let (raw, start) = dst.raw();
         Open::or_new(&mut self.open, gpu)?.encoder().clear_buffer(raw, start, Some(dst.copy_size()));
-        self.mark(dst);
         self.recorded(gpu)
     }
 
-    /// Writes host bytes, as many as `dst` has.
-    pub fn write(&mut self, gpu: &Gpu, dst: &Buffer, bytes: &[u8]) -> Result<()> {
+    /// Writes up to [`SMALL_WRITE`] host bytes, as many as `dst` has: they are copied from the ring.
+    pub fn write_small(&mut self, gpu: &Gpu, dst: &Buffer, bytes: &[u8]) -> Result<()> {
+        let window = self.reserve(gpu, bytes.len())?;
+        let from = self.params.len() as u64;
+        self.append(bytes, window);
+        let encoder = Open::or_new(&mut self.open, gpu)?.encoder();
         let (raw, start) = dst.raw();
-        if (1..=SMALL_WRITE).contains(&bytes.len()) {
-            // A copy among the other commands: no staging buffer, and nothing has to be submitted before it.
-            let window = self.reserve(gpu, bytes.len())?;
-            let from = self.params.len() as u64;
-            self.append(bytes, window);
-            let encoder = Open::or_new(&mut self.open, gpu)?.encoder();
-            encoder.copy_buffer_to_buffer(&self.ring, from, raw, start, dst.copy_size());
-            self.mark(dst);
-            return self.recorded(gpu);
-        }
-        for (i, chunk) in bytes.chunks(WRITE_CHUNK).enumerate() {
-            // wgpu runs a write before all that is not yet submitted. Commands of the open batch that
-            // use this memory, for an earlier tensor perhaps, have to go first.
-            if dst.block().batch.load(Ordering::Relaxed) == self.batch {
-                self.flush(gpu)?;
-            }
-            let at = start + (i * WRITE_CHUNK) as u64;
-            let (words, tail) = chunk.split_at(chunk.len() & !3);
-            gpu.guard(BATCH, chunk.len() as u64, || {
-                if !words.is_empty() {
-                    gpu.queue.write_buffer(raw, at, words);
-                }
-                if !tail.is_empty() {
-                    let mut word = [0; 4];
-                    word[..tail.len()].copy_from_slice(tail);
-                    gpu.queue.write_buffer(raw, at + words.len() as u64, &word);
-                }
-            })?;
-            self.staged += chunk.len();
-            if self.staged >= STAGED_BYTES {
-                self.flush(gpu)?;
-            }
-        }
-        Ok(())
+        encoder.copy_buffer_to_buffer(&self.ring, from, raw, start, dst.copy_size());
+        self.recorded(gpu)
     }
 
-    /// Submits what is recorded and written. Waits only if the device is [`MAX_IN_FLIGHT`] batches behind.
+    /// Writes all that is staged to `dst`, from an offset on.
+    pub fn write_staged(
+        &mut self,
+        gpu: &Gpu,
+        staging: &wgpu::Buffer,
+        (dst, at): (&Buffer, u64),
+    ) -> Result<()> {
+        let (raw, start) = dst.raw();
+        self.raw_copy(gpu, (staging, 0), (raw, start + at), staging.size())?;
+        self.staged += staging.size();
+        if self.staged >= STAGED_BYTES { self.flush(gpu) } else { self.recorded(gpu) }
+    }
+
+    /// Submits what is recorded. Waits only if the device is [`MAX_IN_FLIGHT`] batches behind.
     pub fn flush(&mut self, gpu: &Gpu) -> Result<()> {
-        if self.open.is_none() && self.staged == 0 {
-            return Ok(());
-        }
-        let open = self.open.take();
+        let Some(mut open) = self.open.take() else { return Ok(()) };
         let params = std::mem::take(&mut self.params);
         let timer = &mut self.timer;
         let submitted = gpu.guard(BATCH, 0, || {
-            let commands = open.map(|mut open| {
-                open.end_pass();
-                if let Some(timer) = timer {
-                    timer.resolve(gpu, &mut open.encoder);
-                }
-                open.encoder.finish()
-            });
+            open.end_pass();
+            if let Some(timer) = timer {
+                timer.resolve(gpu, &mut open.encoder);
+            }
+            let commands = open.encoder.finish();
             if !params.is_empty() {
                 gpu.queue.write_buffer(&self.ring, 0, &params);
             }
-            gpu.clock.submit(|| gpu.queue.submit(commands))
+            gpu.clock.submit(|| gpu.queue.submit([commands]))
         });
         self.params = params;
         self.params.clear();
         self.counts.submits += 1;
         self.commands = 0;
+        self.flops = 0;
         self.staged = 0;
-        self.batch += 1;
         self.prepared.sweep(&self.pipelines);
         let mut kernels = std::mem::take(&mut self.kernels);
         let submitted = submitted.map_err(|error| of_kernels(error, &mut kernels));
@@ -313,6 +302,14 @@ impl Recorder {
             Some(timer) => gpu.clock.pause(|| timer.submitted(gpu)),
             None => Ok(()),
         }
+    }
+
+    /// Has kernels timed by another timer, or none, from the next batch on, as one is timed whole or not at all. Returns the one before,
+    /// and how submitting its last batch went.
+    pub fn set_timer(&mut self, gpu: &Gpu, timer: Option<Timer>) -> (Option<Timer>, Result<()>) {
+        let changes = timer.is_some() || self.timer.is_some();
+        let flushed = if changes { gpu.clock.record(|| self.flush(gpu)) } else { Ok(()) };
+        (std::mem::replace(&mut self.timer, timer), flushed)
     }
 
     /// What was done since the last call.
@@ -335,13 +332,10 @@ impl Recorder {
         self.prepared.forget(&ids);
     }
 
-    fn mark(&self, buffer: &Buffer) {
-        buffer.block().batch.store(self.batch, Ordering::Relaxed);
-    }
-
     fn recorded(&mut self, gpu: &Gpu) -> Result<()> {
         self.commands += 1;
-        if self.commands >= self.most_commands { self.flush(gpu) } else { Ok(()) }
+        let full = self.commands >= self.most.commands || self.flops >= self.most.flops;
+        if full { self.flush(gpu) } else { Ok(()) }
     }
 }
 

@@ -140,6 +140,20 @@ fn checked_mode_clamps_stray_accesses() {
 }
 
 #[test]
+fn checked_mode_defines_divisions_by_zero() {
+    const SOURCE: &str = "
+        @group(0) @binding(1) var<storage, read> x: array<u32>;
+        @group(0) @binding(2) var<storage, read_write> y: array<u32>;
+        @compute @workgroup_size(1) fn main() { y[0] = x[0] / x[1]; y[1] = x[0] % x[1]; }";
+    let device = device!(checked());
+    let [x, y] = [[7u32, 0], [1, 1]].map(|x| device.upload("test", bytemuck::cast_slice(&x)).unwrap());
+    let kernel = Kernel::builtin("divide", &[SOURCE], "main");
+    device.run(&kernel, &[Binding::Read(&x), Binding::Write(&y)], &(), [1, 1, 1]).unwrap();
+    let y = device.download(&y).unwrap();
+    assert_eq!(bytemuck::pod_collect_to_vec::<u8, u32>(&y), [7, 0]);
+}
+
+#[test]
 fn a_users_kernel_is_checked_on_any_device() {
     let device = device!(shared());
     let (x, y) = (upload(device, &[1.0; 64]), upload(device, &[1.0; 64]));
@@ -326,6 +340,12 @@ fn odd_sizes_and_empty_buffers() {
     let bindings = [Binding::Read(&empty), Binding::Write(&one)];
     device.run(&axpy_kernel(DType::F32), &bindings, &params, [1, 1, 1]).unwrap();
     assert_eq!(download(device, &one), [1.0]);
+    // Nothing, from the end of a block on.
+    let end = device.alloc("test", 256).unwrap().slice(256, 0).unwrap();
+    device
+        .run(&axpy_kernel(DType::F32), &[Binding::Read(&end), Binding::Write(&one)], &params, [1, 1, 1])
+        .unwrap();
+    assert_eq!(download(device, &one), [1.0]);
 }
 
 #[test]
@@ -501,6 +521,7 @@ fn out_of_memory_is_typed_and_leaves_the_device_usable() {
         return;
     }
     let y = upload(device, &[1.0; 64]);
+    let mut host = vec![7; 64 << 20];
     let mut hoard = Vec::new();
     let error = loop {
         match device.alloc("hoard", 64 << 20) {
@@ -515,6 +536,19 @@ fn out_of_memory_is_typed_and_leaves_the_device_usable() {
     assert_eq!(device.memory().cached, 4 * (64 << 20));
     hoard.push(device.alloc("hoard", 100 << 20).unwrap());
     assert_eq!(device.memory().cached, 0);
+    // What is written and read takes host memory, which is the same here.
+    while let Ok(buffer) = device.alloc("hoard", READ_CHUNK / 2) {
+        hoard.push(buffer);
+    }
+    // What is left is enough for small pieces, if those that are done are given back, and too little for large ones.
+    hoard.pop();
+    device.write("write", &hoard[0], &host).unwrap();
+    let error = device.download_into(&hoard[0], &mut host).unwrap_err();
+    assert!(matches!(error, Error::OutOfMemory { .. }), "{error}");
+    hoard.truncate(1);
+    assert_ne!(device.memory().cached, 0);
+    device.download_into(&hoard[0], &mut host).unwrap();
+    assert!(host.iter().all(|&byte| byte == 7));
     drop(hoard);
     device.release_memory().unwrap();
     axpy(device, 1.0, &upload(device, &[1.0; 64]), &y).unwrap();
@@ -551,7 +585,7 @@ fn a_profile_counts_and_times() {
     device.profile(Profiling::Host).unwrap();
     steps(BATCHES);
     let profile = device.take_profile().unwrap();
-    let submits = BATCHES as u64 / u64::from(queue::batch_commands(device.is_software()));
+    let submits = BATCHES as u64 / u64::from(Batch::of(device.0.adapter.device_type).commands);
     assert_eq!((profile.host.dispatches, profile.host.submits), (BATCHES as u64, submits), "{profile}");
     // One, and once more after the first batch that compiled nothing.
     assert_eq!(
@@ -581,6 +615,7 @@ fn a_profile_counts_and_times() {
             let params = Params { n: 64, a: 1.0, pad: [0; 2] };
             device.run(&kernel, &[Binding::Read(&one), Binding::Write(&x)], &params, [1, 1, 1]).unwrap();
             let profile = device.take_profile().unwrap();
+            assert!(profile.host.recording < std::time::Duration::from_secs(60), "{profile}");
             let [increments, axpys] = &profile.kernels[..] else { panic!("{profile}") };
             assert_eq!((increments.kernel.as_str(), axpys.kernel.as_str()), ("increment/main", "axpy/main"));
             assert_eq!((increments.calls, increments.flops), (BATCHES as u64 + 3, 0));
@@ -595,6 +630,59 @@ fn a_profile_counts_and_times() {
     assert!(profile.kernels.is_empty() && profile.host.recording.is_zero(), "{profile}");
     let Some(portable) = any(Selector::portable) else { return };
     assert!(matches!(portable.profile(Profiling::Kernels), Err(Error::NotSupported { .. })));
+}
+
+#[test]
+fn much_work_is_submitted_at_once() {
+    let Some(device) = any(|selector| selector) else { return };
+    let (x, params) = (upload(&device, &[1.0; 64]), Params { n: 64, a: 1.0, pad: [0; 2] });
+    device.profile(Profiling::Host).unwrap();
+    for (flops, submits) in [(1, 0), (u64::MAX, 1), (1, 0)] {
+        let kernel = axpy_kernel(DType::F32).work(Work { flops, bytes: None });
+        device.run(&kernel, &[Binding::Read(&x), Binding::Write(&x)], &params, [1, 1, 1]).unwrap();
+        assert_eq!(device.take_profile().unwrap().host.submits, submits);
+    }
+}
+
+/// What two threads measure at once is their own, and leaves nothing behind.
+#[test]
+fn measurements_take_turns() {
+    let Some(device) = any(|selector| selector) else { return };
+    let large = device.upload("test", &vec![0; 4 << 20]).unwrap();
+    std::thread::scope(|threads| {
+        for _ in 0..2 {
+            threads.spawn(|| {
+                for _ in 0..5 {
+                    let time = device.time_of(|| increment(&device, 1.0, &large)).unwrap();
+                    assert!(!time.is_zero());
+                }
+            });
+        }
+        for _ in 0..300 {
+            increment(&device, 1.0, &large.slice(0, 256).unwrap()).unwrap();
+        }
+    });
+    assert!(device.0.recorder.lock().timer.is_none());
+}
+
+/// A trial may fail. What failed before it is somebody else's, who is to hear of it.
+#[test]
+fn attempts_answer_for_themselves() {
+    let Some(device) = any(|selector| selector) else { return };
+    let refused = || {
+        const SOURCE: &str = "
+            @group(0) @binding(1) var<storage, read_write> y: array<vec4<f32>, 1000>;
+            @compute @workgroup_size(1) fn main() { y[999].x = 1.0; }";
+        let kernel = Kernel::new("too small", &[SOURCE], "main");
+        device.run(&kernel, &[Binding::Write(&upload(&device, &[1.0; 64]))], &(), [1, 1, 1])
+    };
+    refused().unwrap();
+    let error = device.attempt(|| -> Result<()> { panic!("it is not asked") }).unwrap_err();
+    assert!(matches!(&error, Error::Kernel { kernel: "too small", .. }), "{error}");
+    assert!(matches!(device.attempt(refused), Ok(None)));
+    assert!(matches!(device.attempt(|| Ok(7)), Ok(Some(7))));
+    let absent = || Err::<(), _>(Error::NoDevice { requested: "x".into(), reason: "y".into() });
+    assert!(matches!(device.attempt(absent), Err(Error::NoDevice { .. })));
 }
 
 /// Dispatches of more than two batches.

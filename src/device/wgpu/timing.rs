@@ -1,7 +1,8 @@
 //! The device's time for each kernel, by timestamp queries around it.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::thread::ThreadId;
 use std::time::{Duration, Instant};
 
 use super::fault::Gpu;
@@ -18,6 +19,7 @@ const MAX_PENDING: usize = 16;
 
 /// One dispatch.
 struct Call {
+    counted: bool,
     kernel: (&'static str, &'static str),
     flops: u64,
     bytes: u64,
@@ -29,8 +31,12 @@ pub(super) struct Timer {
     resolved: wgpu::Buffer,
     /// Seconds a tick.
     period: f64,
+    /// Whose dispatches are counted: one thread's, or everybody's.
+    of: Option<ThreadId>,
     /// The dispatches of the open batch.
     open: Vec<Call>,
+    /// Those of a batch that is about to be submitted.
+    sealed: Option<(wgpu::Buffer, Vec<Call>)>,
     /// Those of submitted batches, and where their times arrive.
     pending: Vec<(wgpu::Buffer, Vec<Call>)>,
     costs: HashMap<(&'static str, &'static str), KernelCost>,
@@ -56,10 +62,17 @@ impl Timer {
             queries,
             resolved,
             period: f64::from(gpu.queue.get_timestamp_period()) * 1e-9,
+            of: None,
             open: Vec::new(),
+            sealed: None,
             pending: Vec::new(),
             costs: HashMap::new(),
         })
+    }
+
+    /// Of what this thread records alone.
+    pub fn of_this_thread(gpu: &Gpu) -> Result<Self> {
+        Ok(Timer { of: Some(std::thread::current().id()), ..Timer::new(gpu)? })
     }
 
     /// The next dispatch, and what its pass writes.
@@ -70,7 +83,8 @@ impl Timer {
         bytes: u64,
     ) -> wgpu::ComputePassTimestampWrites<'_> {
         let first = 2 * self.open.len() as u32;
-        self.open.push(Call { kernel, flops, bytes });
+        let counted = self.of.is_none_or(|thread| thread == std::thread::current().id());
+        self.open.push(Call { counted, kernel, flops, bytes });
         wgpu::ComputePassTimestampWrites {
             query_set: &self.queries,
             beginning_of_pass_write_index: Some(first),
@@ -80,6 +94,8 @@ impl Timer {
 
     /// To be recorded at the end of the open batch.
     pub fn resolve(&mut self, gpu: &Gpu, encoder: &mut wgpu::CommandEncoder) {
+        // Still there if that batch was refused.
+        self.sealed = None;
         if self.open.is_empty() {
             return;
         }
@@ -88,11 +104,12 @@ impl Timer {
         let times = buffer(gpu, bytes, wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST);
         encoder.resolve_query_set(&self.queries, 0..count, &self.resolved, 0);
         encoder.copy_buffer_to_buffer(&self.resolved, 0, &times, 0, bytes);
-        self.pending.push((times, std::mem::take(&mut self.open)));
+        self.sealed = Some((times, std::mem::take(&mut self.open)));
     }
 
-    /// Reads times, once many have piled up.
+    /// The batch is on its way. Reads times, once many have piled up.
     pub fn submitted(&mut self, gpu: &Gpu) -> Result<()> {
+        self.pending.extend(self.sealed.take());
         if self.pending.len() < MAX_PENDING { Ok(()) } else { self.collect(gpu) }
     }
 
@@ -104,9 +121,11 @@ impl Timer {
 
     fn collect(&mut self, gpu: &Gpu) -> Result<()> {
         let failed = |reason: String| Error::Kernel { kernel: "(profile)", device: gpu.name.clone(), reason };
+        // What cannot be read now never can.
+        let pending = std::mem::take(&mut self.pending);
         let (sender, mapped) = std::sync::mpsc::channel();
         gpu.guard("(profile)", 0, || {
-            for (times, _) in &self.pending {
+            for (times, _) in &pending {
                 let sender = sender.clone();
                 times.map_async(wgpu::MapMode::Read, .., move |result| {
                     // Nobody listens any more if the wait failed.
@@ -115,14 +134,14 @@ impl Timer {
             }
         })?;
         gpu.wait(None)?;
-        for _ in &self.pending {
+        for _ in &pending {
             // Another thread's wait may be the one to run the callback, a moment after ours returned.
             mapped.recv().map_err(|e| failed(e.to_string()))?.map_err(|e| failed(e.to_string()))?;
         }
-        for (times, calls) in self.pending.drain(..) {
+        for (times, calls) in pending {
             let view = times.get_mapped_range(..).map_err(|e| failed(e.to_string()))?;
             let ticks: Vec<u64> = bytemuck::pod_collect_to_vec(&view[..]);
-            for (call, ticks) in calls.into_iter().zip(ticks.chunks(2)) {
+            for (call, ticks) in calls.into_iter().zip(ticks.chunks(2)).filter(|(call, _)| call.counted) {
                 let (name, entry) = call.kernel;
                 let cost = self.costs.entry(call.kernel).or_insert_with(|| KernelCost {
                     kernel: format!("{name}/{entry}"),
@@ -154,9 +173,9 @@ fn buffer(gpu: &Gpu, size: u64, usage: wgpu::BufferUsages) -> wgpu::Buffer {
 #[derive(Default)]
 pub(super) struct Clock {
     on: AtomicBool,
-    /// In nanoseconds.
-    recording: AtomicU64,
-    submitting: AtomicU64,
+    /// In nanoseconds. What ends while another thread reads it may count in two parts, of which one is negative.
+    recording: AtomicI64,
+    submitting: AtomicI64,
 }
 
 impl Clock {
@@ -167,7 +186,7 @@ impl Clock {
 
     /// The time for recording, and that for submitting.
     pub fn take(&self) -> (Duration, Duration) {
-        let take = |time: &AtomicU64| Duration::from_nanos(time.swap(0, Ordering::Relaxed));
+        let take = |time: &AtomicI64| Duration::from_nanos(time.swap(0, Ordering::Relaxed).max(0) as u64);
         (take(&self.recording), take(&self.submitting))
     }
 
@@ -189,13 +208,13 @@ impl Clock {
         self.read(f, |time| self.recording.fetch_sub(time, Ordering::Relaxed))
     }
 
-    fn read<T>(&self, f: impl FnOnce() -> T, count: impl FnOnce(u64) -> u64) -> T {
+    fn read<T>(&self, f: impl FnOnce() -> T, count: impl FnOnce(i64) -> i64) -> T {
         if !self.on.load(Ordering::Relaxed) {
             return f();
         }
         let start = Instant::now();
         let out = f();
-        count(start.elapsed().as_nanos() as u64);
+        count(start.elapsed().as_nanos() as i64);
         out
     }
 }

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use rustc_hash::FxHashMap;
 use sha2::{Digest, Sha256};
 
-use super::WgpuDevice;
 use super::timing::Timer;
+use super::{Inner, WgpuDevice};
 use crate::device::cache;
 use crate::{DType, Error, Result};
 
@@ -206,30 +206,42 @@ impl WgpuDevice {
         self.0.tuning.lock().tuned.insert(class, tuned);
     }
 
-    /// Where on disk a choice is kept that depends on the device, the crate and `what`; nowhere if the cache is off.
+    /// Where on disk a choice is kept that depends on the device and how it was opened, the crate and `what`; nowhere if the cache is off.
     pub(crate) fn choice_entry(&self, what: &str) -> Option<PathBuf> {
-        let wgpu::AdapterInfo { name, driver, driver_info, backend, .. } = &self.0.adapter;
+        let Inner { adapter, features, limits, checked, .. } = &*self.0;
+        let wgpu::AdapterInfo { name, driver, driver_info, backend, .. } = adapter;
         let version = env!("CARGO_PKG_VERSION");
-        let key = format!("{name}\0{driver}\0{driver_info}\0{backend:?}\0{version}\0{what}");
+        let opened = format!("{features:?}\0{limits:?}\0{checked}");
+        let key = format!("{name}\0{driver}\0{driver_info}\0{backend:?}\0{opened}\0{version}\0{what}");
         Some(cache::folder()?.join(format!("{:x}", Sha256::digest(key))))
     }
 
-    /// The device's time for what `record` records: by timestamps, or where it has none by the clock. Waits for the device.
+    /// The device's time for what `record` records on this thread: by timestamps, or where it has none by the clock. Waits for the
+    /// device.
+    ///
+    /// # Errors
+    /// [`Error::Kernel`] if the timestamps stand still.
     pub(crate) fn time_of(&self, record: impl FnOnce() -> Result<()>) -> Result<Duration> {
+        let Inner { gpu, recorder, timing, .. } = &*self.0;
+        let _alone = timing.lock();
         self.synchronize()?;
-        let gpu = &self.0.gpu;
-        let Ok(timer) = Timer::new(gpu) else {
+        let Ok(timer) = Timer::of_this_thread(gpu) else {
             let start = Instant::now();
             record()?;
             self.synchronize()?;
             return Ok(start.elapsed());
         };
-        let others = self.0.recorder.lock().timer.replace(timer);
-        let done = record().and_then(|()| self.synchronize());
-        let timer = std::mem::replace(&mut self.0.recorder.lock().timer, others);
-        done?;
+        let (others, submitted) = recorder.lock().set_timer(gpu, Some(timer));
+        let recorded = submitted.and_then(|()| record());
+        let (timer, submitted) = recorder.lock().set_timer(gpu, others);
+        recorded.and(submitted)?;
         let kernels = timer.map_or(Ok(Vec::new()), |mut timer| timer.take(gpu))?;
-        Ok(kernels.iter().map(|kernel| kernel.time).sum())
+        let time: Duration = kernels.iter().map(|kernel| kernel.time).sum();
+        if time.is_zero() {
+            let reason = "no time passed between timestamps".to_string();
+            return Err(Error::Kernel { kernel: "(time)", device: gpu.name.clone(), reason });
+        }
+        Ok(time)
     }
 
     /// Whether products of f16 matrices may be multiplied, and added up eight at a time, in f16, with f32 sums of those: up to
@@ -261,10 +273,36 @@ impl WgpuDevice {
         self.0.matrices
     }
 
-    /// Whether they may be used so: `agrees` is asked once.
-    pub(crate) fn matrices_serve(&self, by: MatrixUse, agrees: impl FnOnce() -> bool) -> bool {
+    /// Whether they may be used so: `agrees` is asked once. What it launches may fail, which is a no.
+    ///
+    /// # Errors
+    /// What went wrong in earlier commands, or for want of memory: it says nothing of the matrices.
+    pub(crate) fn matrices_serve(
+        &self,
+        by: MatrixUse,
+        agrees: impl FnOnce() -> Result<bool>,
+    ) -> Result<bool> {
         // Others who ask meanwhile wait for the answer.
-        *self.0.cooperative.lock().entry(by).or_insert_with(agrees)
+        let mut known = self.0.cooperative.lock();
+        if let Some(&serves) = known.get(&by) {
+            return Ok(serves);
+        }
+        let serves = self.attempt(agrees)?.unwrap_or(false);
+        known.insert(by, serves);
+        Ok(serves)
+    }
+
+    /// What `launch` makes, waiting for it; none if a kernel of it fails, which is no error of the caller's.
+    ///
+    /// # Errors
+    /// What went wrong in earlier commands, and all that is not a kernel's failure.
+    pub(crate) fn attempt<T>(&self, launch: impl FnOnce() -> Result<T>) -> Result<Option<T>> {
+        self.flush()?;
+        match launch().and_then(|made| self.flush().map(|()| made)) {
+            Ok(made) => Ok(Some(made)),
+            Err(Error::Kernel { .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     /// About how many workgroups keep the device busy: WebGPU tells the kind of a device, not how many cores it has.

@@ -356,19 +356,29 @@ impl Plan {
 }
 
 /// The forward by cooperative matrices, if they serve it and were found to compute right.
-fn cooperative_forward(device: &WgpuDevice, spec: &Spec, sizes: &Sizes, dtype: DType) -> Option<Plan> {
-    let plan = Plan::Cooperative(Cooperative::new(device, spec, sizes, dtype, Pass::Forward, sizes.k_len)?);
-    let agrees = || forward_agrees(device, sizes.head_dim, plan).unwrap_or(false);
-    device.matrices_serve(MatrixUse::Attention { head_dim: sizes.head_dim }, agrees).then_some(plan)
+fn cooperative_forward(device: &WgpuDevice, spec: &Spec, sizes: &Sizes, dtype: DType) -> Result<Option<Plan>> {
+    let plan = Cooperative::new(device, spec, sizes, dtype, Pass::Forward, sizes.k_len);
+    let Some(plan) = plan.map(Plan::Cooperative) else { return Ok(None) };
+    let by = MatrixUse::Attention { head_dim: sizes.head_dim };
+    let serves = device.matrices_serve(by, || forward_agrees(device, sizes.head_dim, plan))?;
+    Ok(serves.then_some(plan))
 }
 
 /// The passes of the backward, as [`cooperative_forward`].
-fn cooperative_backward(device: &WgpuDevice, spec: &Spec, sizes: &Sizes, dtype: DType) -> Option<[Plan; 2]> {
+fn cooperative_backward(
+    device: &WgpuDevice,
+    spec: &Spec,
+    sizes: &Sizes,
+    dtype: DType,
+) -> Result<Option<[Plan; 2]>> {
     let of = |pass, visited| Cooperative::new(device, spec, sizes, dtype, pass, visited).map(Plan::Cooperative);
     let visited = sizes.q_len * (sizes.heads / sizes.kv_heads);
-    let plans = [of(Pass::Queries, sizes.k_len)?, of(Pass::Keys, visited)?];
-    let agrees = || backward_agrees(device, sizes.head_dim, plans).unwrap_or(false);
-    device.matrices_serve(MatrixUse::AttentionBackward { head_dim: sizes.head_dim }, agrees).then_some(plans)
+    let (Some(queries), Some(keys)) = (of(Pass::Queries, sizes.k_len), of(Pass::Keys, visited)) else {
+        return Ok(None);
+    };
+    let (plans, by) = ([queries, keys], MatrixUse::AttentionBackward { head_dim: sizes.head_dim });
+    let serves = device.matrices_serve(by, || backward_agrees(device, sizes.head_dim, plans))?;
+    Ok(serves.then_some(plans))
 }
 
 /// Whether a plan computes what teams do.
@@ -471,7 +481,7 @@ fn window(x: &Tensor) -> Result<(Buffer, Place)> {
 }
 
 pub fn forward(device: &WgpuDevice, spec: &Spec, x: &[Tensor]) -> Result<Vec<Tensor>> {
-    let plan = cooperative_forward(device, spec, &Sizes::of(&x[0], &x[1]), x[0].dtype());
+    let plan = cooperative_forward(device, spec, &Sizes::of(&x[0], &x[1]), x[0].dtype())?;
     forward_by(device, spec, x, plan)
 }
 
@@ -534,7 +544,7 @@ fn forward_by(device: &WgpuDevice, spec: &Spec, x: &[Tensor], plan: Option<Plan>
 }
 
 pub fn backward(device: &WgpuDevice, spec: &Spec, x: &[Tensor]) -> Result<Vec<Tensor>> {
-    let plans = cooperative_backward(device, spec, &Sizes::of(&x[0], &x[1]), x[0].dtype());
+    let plans = cooperative_backward(device, spec, &Sizes::of(&x[0], &x[1]), x[0].dtype())?;
     backward_by(device, spec, x, plans)
 }
 

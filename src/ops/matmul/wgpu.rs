@@ -212,7 +212,7 @@ impl Task {
             return Ok(());
         }
         let access = Access::new(&Operand::new(&self.a, 2, 3), &Operand::new(&self.b, 3, 2));
-        let plan = Plan::new(device, self.a.dtype(), [m, n, self.a.dims()[3], b1 * b2], access);
+        let plan = Plan::new(device, self.a.dtype(), [m, n, self.a.dims()[3], b1 * b2], access)?;
         self.launch_as(device, plan)
     }
 
@@ -458,13 +458,13 @@ fn most_shares(k: usize) -> usize {
 }
 
 impl Plan {
-    fn new(device: &WgpuDevice, dtype: DType, sizes: [usize; 4], access: Access) -> Plan {
+    fn new(device: &WgpuDevice, dtype: DType, sizes: [usize; 4], access: Access) -> Result<Plan> {
         let [m, ..] = sizes;
         let class = device.class();
         let f16 = dtype == DType::F16 && device.allows_f16_arithmetic();
         let kind = match device.matmul_tile() {
             Some(name) => Kind::tiled(Tile::named(name), f16),
-            None if m > THIN_ROWS && let Some(matrices) = cooperative(device, dtype) => {
+            None if m > THIN_ROWS && let Some(matrices) = cooperative(device, dtype)? => {
                 Kind::Cooperative { matrices, span: span(device, matrices, sizes) }
             }
             None if class.software => {
@@ -474,12 +474,12 @@ impl Plan {
             None if m <= THIN_ROWS => Kind::Thin { rows: (m as u32).next_power_of_two() },
             None => {
                 let Access { across, quads } = access;
-                let measured = tune::tile(device, MatmulClass { sizes, across, quads, dtype, f16 });
+                let measured = tune::tile(device, MatmulClass { sizes, across, quads, dtype, f16 })?;
                 let by_size = || Tile::best(device.workgroups_to_fill(), sizes);
                 Kind::tiled(measured.map_or_else(by_size, Tile::named), f16)
             }
         };
-        Plan::of(kind, device, sizes)
+        Ok(Plan::of(kind, device, sizes))
     }
 
     /// With as many shares of K as fill the device.
@@ -582,15 +582,18 @@ impl Plan {
 }
 
 /// The device's cooperative matrices, if they serve this dtype and were found to compute right.
-fn cooperative(device: &WgpuDevice, dtype: DType) -> Option<Matrices> {
-    let matrices = device.matrices().filter(|_| dtype == DType::F16)?;
+fn cooperative(device: &WgpuDevice, dtype: DType) -> Result<Option<Matrices>> {
+    let Some(matrices) = device.matrices().filter(|_| dtype == DType::F16) else { return Ok(None) };
     let agrees = || {
-        SPANS.into_iter().all(|span| {
+        for span in SPANS {
             let plan = Plan { kind: Kind::Cooperative { matrices, span }, shares: 1 };
-            agrees_with_plain(device, plan).unwrap_or(false)
-        })
+            if !agrees_with_plain(device, plan)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     };
-    device.matrices_serve(MatrixUse::Products, agrees).then_some(matrices)
+    Ok(device.matrices_serve(MatrixUse::Products, agrees)?.then_some(matrices))
 }
 
 /// What a workgroup of cooperative.wgsl computes, no part of which is one invocation's own.

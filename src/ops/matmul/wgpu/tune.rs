@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::*;
+use crate::Error;
 use crate::device::cache;
 use crate::device::wgpu::Tuned;
 
@@ -17,24 +18,28 @@ const LAUNCHES: u128 = 64;
 const COMPARED: usize = 512;
 
 /// The tile that was measured to be the fastest for a class, if tiles are measured and this is not its first product.
-pub(super) fn tile(device: &WgpuDevice, class: MatmulClass) -> Option<MatmulTile> {
+pub(super) fn tile(device: &WgpuDevice, class: MatmulClass) -> Result<Option<MatmulTile>> {
     if !device.tunes_matmul() {
-        return None;
+        return Ok(None);
     }
     let known = match device.tuned(&class) {
-        Some(Tuned::Tile(tile)) => return tile,
+        Some(Tuned::Tile(tile)) => return Ok(tile),
         Some(Tuned::Once) => {
-            let tile = fastest(device, &class, &candidates(device, &class));
+            let tile = match fastest(device, &class, &candidates(device, &class)) {
+                // What is measured takes memory beside the caller's own.
+                Err(Error::OutOfMemory { .. }) => None,
+                tile => tile?,
+            };
             tile.into_iter().for_each(|tile| keep(device, &class, tile));
             Tuned::Tile(tile)
         }
         None => kept(device, &class).map_or(Tuned::Once, |tile| Tuned::Tile(Some(tile))),
     };
     device.set_tuned(class, known);
-    match known {
+    Ok(match known {
         Tuned::Once => None,
         Tuned::Tile(tile) => tile,
-    }
+    })
 }
 
 fn candidates(device: &WgpuDevice, class: &MatmulClass) -> Vec<(MatmulTile, Plan)> {
@@ -42,18 +47,25 @@ fn candidates(device: &WgpuDevice, class: &MatmulClass) -> Vec<(MatmulTile, Plan
     MatmulTile::ALL.into_iter().map(|tile| (tile, plan(tile))).collect()
 }
 
-/// The fastest of those that compute what the plain kernel does. One that fails is none.
+/// The fastest of those that compute what the plain kernel does. One whose kernels fail is none.
 fn fastest(
     device: &WgpuDevice,
     class: &MatmulClass,
     candidates: &[(MatmulTile, Plan)],
-) -> Option<MatmulTile> {
-    let times = candidates.iter().filter_map(|&(tile, plan)| {
-        let right = agrees(device, class, plan).unwrap_or(false);
-        let time = if right { time(device, class, plan).ok() } else { None };
-        time.map(|time| (time, tile))
-    });
-    times.min_by_key(|&(time, _)| time).map(|(_, tile)| tile)
+) -> Result<Option<MatmulTile>> {
+    let mut fastest: Option<(Duration, MatmulTile)> = None;
+    for &(tile, plan) in candidates {
+        let measured = device.attempt(|| {
+            let right = agrees(device, class, plan)?;
+            right.then(|| time(device, class, plan)).transpose()
+        })?;
+        if let Some(time) = measured.flatten()
+            && fastest.is_none_or(|(least, _)| time < least)
+        {
+            fastest = Some((time, tile));
+        }
+    }
+    Ok(fastest.map(|(_, tile)| tile))
 }
 
 fn operands(device: &WgpuDevice, class: &MatmulClass, [m, n, k, batch]: [usize; 4]) -> Result<(Tensor, Tensor)> {
@@ -130,15 +142,16 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_candidate_is_refused() {
-        let Some(device) = device() else { return };
+    fn a_wrong_candidate_is_refused() -> Result<()> {
+        let Some(device) = device() else { return Ok(()) };
         let class = class([40, 64, 32, 1]);
         let [large, .., small] = MatmulTile::ALL;
         // Eight rows of forty: much the fastest.
         let wrong = (large, Plan { kind: Kind::Thin { rows: 8 }, shares: 1 });
         let right = (small, Plan::of(Kind::tiled(Tile::named(small), false), &device, class.sizes));
-        assert_eq!(fastest(&device, &class, &[wrong, right]), Some(small));
-        assert_eq!(fastest(&device, &class, &[wrong]), None);
+        assert_eq!(fastest(&device, &class, &[wrong, right])?, Some(small));
+        assert_eq!(fastest(&device, &class, &[wrong])?, None);
+        Ok(())
     }
 
     /// Every candidate is right, in all orientations and widths, for sizes that leave rests.
@@ -167,8 +180,8 @@ mod tests {
         let Some(entry) = device.choice_entry(&depends_on(&class)) else { return Ok(()) };
         let _ = std::fs::remove_file(&entry);
         let (a, b) = operands(&device, &class, class.sizes)?;
-        assert_eq!(tile(&device, class), None);
-        let chosen = tile(&device, class).expect("one of them is the fastest");
+        assert_eq!(tile(&device, class)?, None);
+        let chosen = tile(&device, class)?.expect("one of them is the fastest");
         assert_eq!(kept(&device, &class), Some(chosen));
 
         // What is on disk is what another device of the process uses, from the first product on.
@@ -177,7 +190,7 @@ mod tests {
             let device = WgpuDevice::new(&Selector::from("software").gpu_kernels())?;
             device.set_tune_matmul(true);
             let access = Access::new(&Operand::new(&a, 2, 3), &Operand::new(&b, 3, 2));
-            let plan = Plan::new(&device, class.dtype, class.sizes, access);
+            let plan = Plan::new(&device, class.dtype, class.sizes, access)?;
             assert_eq!(plan.kind, Kind::tiled(Tile::named(other), false));
         }
 
@@ -192,7 +205,7 @@ mod tests {
         cache::store(&entry, b"1024x1024").expect("the folder can be written");
         assert_eq!(kept(&device, &class), None);
         device.set_tuned(class, Tuned::Once);
-        let chosen = tile(&device, class);
+        let chosen = tile(&device, class)?;
         assert_eq!(kept(&device, &class), chosen);
         let _ = std::fs::remove_file(&entry);
         Ok(())
