@@ -1,10 +1,12 @@
 #!/usr/bin/env python3
 """The cases of benches/suite/gpu.rs on PyTorch and a GPU: prints lines `torch CASE MILLISECONDS`.
 
-Each is the median of ten rounds, a round being as many calls as take about 50 ms, queued and waited for together.
+Each is the median of ten rounds, a round being as many calls as take about 50 ms, queued and waited for together. One that
+cannot be measured is `torch CASE failed`, and a line that starts with # says why.
 """
 
 import statistics
+import sys
 import time
 
 import torch
@@ -12,6 +14,10 @@ import torch.nn.functional as F
 from torch import nn
 
 BF16 = torch.bfloat16
+
+
+def explain(what, error):
+    print(f"# {what}: {' '.join(str(error).split())}", flush=True)
 
 
 def measure(case, run):
@@ -28,8 +34,10 @@ def measure(case, run):
         calls = max(1, round(0.05 / round_of(3)))
         milliseconds = 1e3 * statistics.median(round_of(calls) for _ in range(10))
         print(f"torch {case} {milliseconds:.4f}", flush=True)
-    except torch.cuda.OutOfMemoryError as error:
-        print(f"# {case}: {error}", flush=True)
+    # Whatever a case fails by, the others count: memory, or a compiler that torch.compile does not find.
+    except Exception as error:
+        print(f"torch {case} failed")
+        explain(case, error)
     torch.cuda.empty_cache()
 
 
@@ -143,9 +151,15 @@ def gpt2_step():
 
 def main():
     print(f"# {torch.__version__} on {torch.cuda.get_device_name()}")
+    failed = False
     for cases in (matmuls, attentions, memory_bound, gpt2_step):
-        cases()
+        try:
+            cases()
+        except Exception as error:
+            explain(cases.__name__, error)
+            failed = True
+    return int(failed)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
