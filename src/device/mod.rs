@@ -80,7 +80,7 @@ impl Device {
     /// The NVIDIA GPU that CUDA numbers `ordinal`.
     ///
     /// # Errors
-    /// [`Error::NoDevice`], with what to install, without a driver, the compiler
+    /// As [`CudaDevice::new`]: [`Error::NoDevice`], with what to install, without a driver, the compiler
     /// NVRTC, or such a GPU.
     #[cfg(feature = "cuda")]
     pub fn cuda(ordinal: usize) -> Result<Device> {

@@ -136,6 +136,30 @@ fn compile(nvrtc: &Nvrtc, kernel: &Kernel, target: Target, folder: Option<&Path>
     Ok(image)
 }
 
+/// Whether a driver of this CUDA loads what NVRTC of that version makes, or else what to install. Machine code is for
+/// drivers of the same major version or a later one ("minor version compatibility"), PTX for those of no earlier version.
+fn loads(image: Image, nvrtc: (i32, i32), driver: (i32, i32)) -> Result<(), String> {
+    let fits = if image == Image::Cubin { nvrtc.0 <= driver.0 } else { nvrtc <= driver };
+    if fits {
+        return Ok(());
+    }
+    let (major, minor) = driver;
+    let package = match (image, major) {
+        (Image::Cubin, ..=12) => format!("nvidia-cuda-nvrtc-cu{major}"),
+        (Image::Cubin, _) => format!("nvidia-cuda-nvrtc=={major}.*"),
+        (Image::Ptx, ..=12) => format!("nvidia-cuda-nvrtc-cu{major}=={major}.{minor}.*"),
+        (Image::Ptx, _) => format!("nvidia-cuda-nvrtc=={major}.{minor}.*"),
+    };
+    Err(format!(
+        "NVRTC {}.{} makes what its driver, of CUDA {major}.{minor}, does not load; install a newer driver, or an \
+         older NVRTC (`pip install '{package}'`), and have its lib folder on LD_LIBRARY_PATH",
+        nvrtc.0, nvrtc.1
+    ))
+}
+
+/// The oldest NVRTC that says for which architectures it compiles.
+const OLDEST: (i32, i32) = (11, 2);
+
 /// The loaded compiler.
 pub struct Nvrtc {
     version: (i32, i32),
@@ -150,14 +174,31 @@ impl Nvrtc {
         if !unsafe { sys::is_culib_present() } {
             return Err(refuse(
                 "NVRTC, the CUDA compiler, is not on the library path; install the CUDA toolkit's libnvrtc, or \
-                 `pip install nvidia-cuda-nvrtc` and add its lib folder to LD_LIBRARY_PATH",
+                 `pip install nvidia-cuda-nvrtc` (with a driver before 580 `nvidia-cuda-nvrtc-cu12`) and add its lib \
+                 folder to LD_LIBRARY_PATH",
             ));
         }
         let mut version = (0, 0);
         // SAFETY: two integers are written.
         let asked = unsafe { sys::nvrtcVersion(&mut version.0, &mut version.1) };
         asked.result().map_err(|error| refuse(&format!("NVRTC does not answer: {error:?}")))?;
+        // Of functions that one does not have the binding would panic.
+        if version < OLDEST {
+            let (major, minor) = version;
+            return Err(refuse(&format!("NVRTC is {major}.{minor}; 11.2 is the oldest that will do")));
+        }
         Ok(Nvrtc { version })
+    }
+
+    /// Refuses a device whose driver does not take what this compiler makes.
+    ///
+    /// # Errors
+    /// [`Error::NoDevice`] with what to install.
+    pub fn check_driver(&self, properties: &Properties) -> crate::Result<()> {
+        let refuse = |reason| Error::NoDevice { requested: properties.name.clone(), reason };
+        let Some(driver) = properties.cuda else { return Ok(()) };
+        let image = Target::of(properties, self).map_err(refuse)?.image;
+        loads(image, self.version, driver).map_err(refuse)
     }
 
     /// Major and minor.
@@ -276,6 +317,19 @@ mod tests {
         }
     }
 
+    /// Those of a GPU.
+    fn properties(compute_capability: (u32, u32), cuda: Option<(i32, i32)>) -> Properties {
+        Properties {
+            name: "test".into(),
+            compute_capability,
+            image: Image::Cubin,
+            cuda,
+            multiprocessors: 1,
+            memory: 0,
+            shared_per_block: 0,
+        }
+    }
+
     const SM_80: Target = Target { compute_capability: (8, 0), image: Image::Ptx };
 
     #[test]
@@ -340,19 +394,43 @@ mod tests {
     }
 
     #[test]
+    fn drivers_load_what_is_not_newer() {
+        use Image::{Cubin, Ptx};
+        for (image, nvrtc, driver) in [
+            (Cubin, (13, 0), (13, 1)),
+            (Cubin, (12, 9), (12, 0)),
+            (Cubin, (12, 0), (13, 0)),
+            (Ptx, (12, 4), (12, 4)),
+        ] {
+            assert_eq!(loads(image, nvrtc, driver), Ok(()));
+        }
+        for (image, nvrtc, driver, package) in [
+            (Cubin, (13, 0), (12, 8), "'nvidia-cuda-nvrtc-cu12'"),
+            (Cubin, (14, 0), (13, 0), "'nvidia-cuda-nvrtc==13.*'"),
+            (Ptx, (12, 8), (12, 4), "'nvidia-cuda-nvrtc-cu12==12.4.*'"),
+            (Ptx, (13, 1), (13, 0), "'nvidia-cuda-nvrtc==13.0.*'"),
+        ] {
+            let reason = loads(image, nvrtc, driver).unwrap_err();
+            assert!(reason.contains(package), "{reason}");
+        }
+    }
+
+    #[test]
+    fn a_driver_that_is_too_old_is_told_so() {
+        let Some(nvrtc) = nvrtc() else { return };
+        let (major, minor) = nvrtc.version;
+        for cuda in [None, Some((major, 0)), Some((major + 1, 0))] {
+            nvrtc.check_driver(&properties((8, 6), cuda)).unwrap();
+        }
+        let error = nvrtc.check_driver(&properties((8, 6), Some((major - 1, 9)))).unwrap_err();
+        assert!(matches!(error, Error::NoDevice { .. }), "{error:?}");
+        assert!(error.to_string().contains(&format!("NVRTC {major}.{minor}")), "{error}");
+    }
+
+    #[test]
     fn newer_devices_get_ptx_and_known_ones_machine_code() {
         let Some(nvrtc) = nvrtc() else { return };
-        let target = |compute_capability| {
-            let properties = Properties {
-                name: "test".into(),
-                compute_capability,
-                image: Image::Cubin,
-                multiprocessors: 1,
-                memory: 0,
-                shared_per_block: 0,
-            };
-            Target::of(&properties, &nvrtc)
-        };
+        let target = |compute_capability| Target::of(&properties(compute_capability, None), &nvrtc);
         assert_eq!(target((8, 6)), Ok(Target { compute_capability: (8, 6), image: Image::Cubin }));
         let newest = *nvrtc.architectures().unwrap().iter().max().unwrap();
         let newest = (newest / 10, newest % 10);

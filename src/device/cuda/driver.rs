@@ -13,6 +13,8 @@ pub struct Properties {
     pub compute_capability: (u32, u32),
     /// What [`Driver::load`] takes.
     pub image: Image,
+    /// Major and minor of the CUDA that the driver is of; none where there is no driver.
+    pub cuda: Option<(i32, i32)>,
     /// Streaming multiprocessors.
     pub multiprocessors: u32,
     /// Bytes of device memory.
@@ -35,6 +37,8 @@ pub enum Image {
 pub enum Fault {
     /// No memory for so many bytes.
     OutOfMemory(u64),
+    /// The host has no memory to pin for so many bytes on their way.
+    HostMemory(u64),
     /// The device does not work any more, in the driver's words.
     Lost(String),
     /// One call was refused, and the device goes on.
@@ -89,4 +93,13 @@ pub trait Driver: Send + Sync {
 
     /// Hands those bytes back to the system, once the work queued so far is done.
     fn release(&self) -> Result<(), Fault>;
+}
+
+/// Refuses arguments that are not the function's parameters, of so many bytes each: a driver would read beyond them.
+pub fn check_arguments(entry: &str, parameters: &[usize], arguments: &[&[u8]]) -> Result<(), Fault> {
+    if parameters.iter().copied().eq(arguments.iter().map(|bytes| bytes.len())) {
+        return Ok(());
+    }
+    let given: Vec<usize> = arguments.iter().map(|bytes| bytes.len()).collect();
+    Err(Fault::Refused(format!("`{entry}` takes arguments of {parameters:?} bytes, and got {given:?}")))
 }

@@ -120,7 +120,8 @@ impl CudaDevice {
     /// The GPU that CUDA numbers `ordinal`.
     ///
     /// # Errors
-    /// [`Error::NoDevice`], which says what to install, without a driver, NVRTC or such a device.
+    /// [`Error::NoDevice`], which says what to install, without a driver, NVRTC or such a device, with a driver or an
+    /// NVRTC before CUDA 11.2, or with an NVRTC that is newer than what the driver loads.
     pub fn new(ordinal: usize) -> Result<Self> {
         let hardware = Hardware::new(ordinal)?;
         let Properties { name, compute_capability: (major, minor), .. } = hardware.properties();
@@ -129,7 +130,7 @@ impl CudaDevice {
                 format!("its compute capability is {major}.{minor}; 7.5 (Turing) is the oldest that will do");
             return Err(Error::NoDevice { requested: name.clone(), reason });
         }
-        compile::Nvrtc::find(&hardware.properties().name)?;
+        compile::Nvrtc::find(&hardware.properties().name)?.check_driver(hardware.properties())?;
         Ok(CudaDevice(Arc::new(Inner::over(hardware))))
     }
 
@@ -256,7 +257,9 @@ impl CudaDevice {
     /// is empty.
     ///
     /// # Errors
-    /// [`Error::Kernel`] if it does not compile, or if the simulator finds a fault in it;
+    /// [`Error::Kernel`] if it does not compile, if its parameters are others than the bindings and `params` (which
+    /// drivers tell from CUDA 12.4 on; with an older one that is the caller's to see to), or if the simulator finds a
+    /// fault in it;
     /// [`Error::DeviceLost`] if earlier work has broken the device.
     pub fn launch(
         &self,
@@ -328,6 +331,10 @@ impl CudaDevice {
         match fault {
             Fault::OutOfMemory(bytes) => {
                 Error::OutOfMemory { device, bytes, hint: "; release_memory() hands cached buffers back" }
+            }
+            Fault::HostMemory(bytes) => {
+                let device = format!("the host, which pins memory for copies from and to {device}");
+                Error::OutOfMemory { device, bytes, hint: "" }
             }
             Fault::Lost(reason) => Error::DeviceLost { device, reason },
             Fault::Refused(reason) => Error::Kernel { kernel: op, device, reason },

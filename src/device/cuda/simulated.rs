@@ -1,8 +1,9 @@
 //! The simulator as a driver.
 
 use parking_lot::Mutex;
+use smallvec::SmallVec;
 
-use super::driver::{Driver, Fault, Function, Grid, Image, Properties};
+use super::driver::{Driver, Fault, Function, Grid, Image, Properties, check_arguments};
 use super::sim::{self, Architecture, Options, Simulator};
 
 /// Bytes of memory that it says it has; the host's own is the true limit.
@@ -20,6 +21,7 @@ pub fn properties(architecture: Architecture, multiprocessors: u32) -> Propertie
         name: "cuda-sim".into(),
         compute_capability: architecture.compute_capability(),
         image: Image::Ptx,
+        cuda: None,
         multiprocessors,
         memory: MEMORY,
         shared_per_block: architecture.limits().shared_per_block(),
@@ -86,17 +88,8 @@ impl Driver for Simulated {
     fn launch(&self, function: Function, grid: Grid, arguments: &[&[u8]]) -> Result<(), Fault> {
         let function = self.functions.lock()[function.0 as usize].clone();
         let layout = function.param_layout();
-        let fits = layout.len() == arguments.len()
-            && layout.iter().zip(arguments).all(|(param, bytes)| param.size as usize == bytes.len());
-        if !fits {
-            let sizes = |sizes: Vec<usize>| format!("{sizes:?}");
-            let takes = sizes(layout.iter().map(|param| param.size as usize).collect());
-            let given = sizes(arguments.iter().map(|bytes| bytes.len()).collect());
-            let name = function.name();
-            return Err(Fault::Refused(format!(
-                "`{name}` takes arguments of {takes} bytes, and got {given}"
-            )));
-        }
+        let sizes: SmallVec<[usize; 13]> = layout.iter().map(|param| param.size as usize).collect();
+        check_arguments(function.name(), &sizes, arguments)?;
         let mut params = vec![0; function.param_bytes() as usize];
         for (param, bytes) in layout.iter().zip(arguments) {
             params[param.offset as usize..][..bytes.len()].copy_from_slice(bytes);
