@@ -7,7 +7,7 @@
 use tilewright::optim::{AdamW, AdamWConfig};
 use tilewright::{AttentionOptions, CrossEntropyOptions, DType, Device, Result, RotaryPairs, Tensor, Var};
 
-use crate::harness::{normal, place};
+use crate::harness::{normal, open_small_cuda, place};
 
 /// What is to be launched, and what bounds it.
 struct Count {
@@ -149,7 +149,7 @@ fn counts() -> Vec<Count> {
 #[test]
 #[ignore = "is for a profiler to watch"]
 fn launches() {
-    let device = Device::cuda(0).unwrap();
+    let device = open_small_cuda().unwrap();
     for count in counts() {
         (count.run)(&device).unwrap_or_else(|error| panic!("{}: {error}", count.name));
     }
@@ -164,7 +164,7 @@ mod simulated {
     use tilewright::device::cuda::sim::{Architecture, Counters, Traffic};
 
     use super::{Bound, Count, counts};
-    use crate::harness::simulated;
+    use crate::harness::{FEW_MULTIPROCESSORS, simulated};
 
     /// The counters of what was launched since the last call.
     fn counters(device: &Device) -> Vec<Counters> {
@@ -244,7 +244,7 @@ mod simulated {
 
     #[test]
     fn kernels_move_and_multiply_no_more_than_they_must() {
-        let Some(device) = simulated(Architecture::Sm80, 2) else { return };
+        let Some(device) = simulated(Architecture::Sm80, FEW_MULTIPROCESSORS) else { return };
         println!("{HEADER}");
         let mut wrong = Vec::new();
         for count in counts() {

@@ -126,11 +126,12 @@ pub fn every_device() -> impl Iterator<Item = &'static Device> {
     devices().iter().chain(cuda_devices())
 }
 
-/// The CUDA devices: the simulator, with all its checks, and the first GPU that CUDA knows. Said on stderr and
-/// required by name (`cuda`, `cuda-sim`) like [`devices`].
+/// The CUDA devices: the simulator, with all its checks, and the first GPU that CUDA knows, as it is and as if it were as
+/// small as the simulator's. Said on stderr and required by name (`cuda`, `cuda-sim`) like [`devices`].
 pub fn cuda_devices() -> &'static [Device] {
     static DEVICES: LazyLock<Vec<Device>> = LazyLock::new(|| {
-        let candidates = [("cuda-sim", open_cuda_sim()), ("cuda", open_cuda())];
+        let candidates =
+            [("cuda-sim", open_cuda_sim()), ("cuda", open_cuda()), ("cuda, small", open_small_cuda())];
         let mut devices = Vec::new();
         for (name, opened) in candidates {
             let required = std::env::var("TILEWRIGHT_REQUIRE").unwrap_or_default();
@@ -152,12 +153,16 @@ pub fn cuda_devices() -> &'static [Device] {
     &DEVICES
 }
 
-/// A simulated GPU of two multiprocessors, which small products fill: so every tile is chosen by some case.
+/// Small products fill so many multiprocessors: so every tile is chosen by some case.
+#[cfg(feature = "cuda")]
+pub const FEW_MULTIPROCESSORS: u32 = 2;
+
+/// A simulated GPU.
 #[cfg(feature = "cuda-sim")]
 fn open_cuda_sim() -> std::result::Result<Device, String> {
     use tilewright::device::cuda::{CudaDevice, sim::Options};
     let options = Options { keep_counters: true, ..Options::default() };
-    CudaDevice::simulated(options, 2).map(Device::Cuda).map_err(|error| error.to_string())
+    CudaDevice::simulated(options, FEW_MULTIPROCESSORS).map(Device::Cuda).map_err(|error| error.to_string())
 }
 
 /// Another simulated GPU, which keeps its counters; none where [`cuda_devices`] has none, which then has said so.
@@ -183,9 +188,24 @@ fn open_cuda() -> std::result::Result<Device, String> {
     Device::cuda(0).map_err(|error| error.to_string())
 }
 
+/// The GPU once more, whose ops plan as on the simulator's.
+#[cfg(feature = "cuda")]
+pub fn open_small_cuda() -> std::result::Result<Device, String> {
+    let device = open_cuda()?;
+    if let Device::Cuda(cuda) = &device {
+        cuda.set_multiprocessors(FEW_MULTIPROCESSORS);
+    }
+    Ok(device)
+}
+
 #[cfg(not(feature = "cuda"))]
 fn open_cuda() -> std::result::Result<Device, String> {
     Err("built without the feature `cuda`".into())
+}
+
+#[cfg(not(feature = "cuda"))]
+fn open_small_cuda() -> std::result::Result<Device, String> {
+    open_cuda()
 }
 
 /// A short name for messages, which tells the devices of one adapter apart.

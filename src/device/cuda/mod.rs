@@ -18,7 +18,7 @@ mod simulated;
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use bytemuck::NoUninit;
 use parking_lot::Mutex;
@@ -72,6 +72,8 @@ struct Inner {
     generator: Mutex<Stream>,
     /// See [`CudaDevice::set_allow_tf32`].
     tf32: AtomicBool,
+    /// See [`CudaDevice::set_multiprocessors`].
+    multiprocessors: AtomicU32,
     in_use: AtomicU64,
     peak: AtomicU64,
     #[cfg(feature = "cuda-sim")]
@@ -81,6 +83,7 @@ struct Inner {
 impl Inner {
     fn over(driver: impl Driver + 'static) -> Self {
         Inner {
+            multiprocessors: AtomicU32::new(driver.properties().multiprocessors),
             driver: Box::new(driver),
             functions: Mutex::default(),
             generator: Mutex::new(Stream { seed: 0, offset: 0 }),
@@ -116,12 +119,25 @@ impl<'a> Binding<'a> {
     }
 }
 
+/// What `TILEWRIGHT_MULTIPROCESSORS` says, if it is set: see [`CudaDevice::set_multiprocessors`].
+fn multiprocessors_from_environment() -> Result<Option<u32>> {
+    let Ok(text) = std::env::var("TILEWRIGHT_MULTIPROCESSORS") else { return Ok(None) };
+    match text.parse() {
+        Ok(count) if count > 0 => Ok(Some(count)),
+        _ => {
+            let reason = format!("is `{text}`, and no number above 0");
+            Err(Error::argument("cuda", "TILEWRIGHT_MULTIPROCESSORS", reason))
+        }
+    }
+}
+
 impl CudaDevice {
     /// The GPU that CUDA numbers `ordinal`.
     ///
     /// # Errors
     /// [`Error::NoDevice`], which says what to install, without a driver, NVRTC or such a device, with a driver or an
-    /// NVRTC before CUDA 11.2, or with an NVRTC that is newer than what the driver loads.
+    /// NVRTC before CUDA 11.2, or with an NVRTC that is newer than what the driver loads; [`Error::Argument`] if
+    /// `TILEWRIGHT_MULTIPROCESSORS` is set and no number above 0.
     pub fn new(ordinal: usize) -> Result<Self> {
         let hardware = Hardware::new(ordinal)?;
         let Properties { name, compute_capability: (major, minor), .. } = hardware.properties();
@@ -131,7 +147,11 @@ impl CudaDevice {
             return Err(Error::NoDevice { requested: name.clone(), reason });
         }
         compile::Nvrtc::find(&hardware.properties().name)?.check_driver(hardware.properties())?;
-        Ok(CudaDevice(Arc::new(Inner::over(hardware))))
+        let device = CudaDevice(Arc::new(Inner::over(hardware)));
+        if let Some(count) = multiprocessors_from_environment()? {
+            device.set_multiprocessors(count);
+        }
+        Ok(device)
     }
 
     /// A simulated GPU with so many multiprocessors, by which ops choose how they cut their work.
@@ -169,9 +189,17 @@ impl CudaDevice {
         self.properties().compute_capability
     }
 
-    /// Streaming multiprocessors.
+    /// For how many streaming multiprocessors ops cut their work: those that there are, unless
+    /// [`CudaDevice::set_multiprocessors`] has said otherwise.
     pub fn multiprocessors(&self) -> u32 {
-        self.properties().multiprocessors
+        self.0.multiprocessors.load(Ordering::Relaxed)
+    }
+
+    /// Has ops cut their work as for so many multiprocessors (at least 1): of few, small tensors are computed in the ways
+    /// of large ones, which tests make use of. Results change by the order of sums alone. The environment variable
+    /// `TILEWRIGHT_MULTIPROCESSORS` says it for every GPU that is opened.
+    pub fn set_multiprocessors(&self, count: u32) {
+        self.0.multiprocessors.store(count.max(1), Ordering::Relaxed);
     }
 
     /// Bytes of the device's memory.
