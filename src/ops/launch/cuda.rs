@@ -184,23 +184,21 @@ impl RowPlan {
         RowPlan { block, team, width, steps: cols.div_ceil(team * width) }
     }
 
-    /// All plans of rows of whole lines and of others, each with the longest row that has it; of the teams of several
-    /// warps the smallest and the largest.
+    /// All plans of rows of whole lines and of others; of the teams of several warps the smallest and the largest.
     #[cfg(all(test, feature = "cuda-sim"))]
-    pub fn all(dtype: DType, kept: usize) -> Vec<(RowPlan, usize)> {
+    pub fn all(dtype: DType, kept: usize) -> Vec<RowPlan> {
         let columns = || (8..=1024).step_by(8).chain([2048, 2056, 8192, 8200]);
-        let mut plans: Vec<(RowPlan, usize)> = Vec::new();
+        let mut plans: Vec<RowPlan> = Vec::new();
         for width in [1, LINE / dtype.size()] {
             for cols in columns() {
                 let plan = RowPlan::of(cols, width, kept);
-                match plans.iter_mut().find(|(other, _)| *other == plan) {
-                    Some((_, longest)) => *longest = cols,
-                    None => plans.push((plan, cols)),
+                if !plans.contains(&plan) {
+                    plans.push(plan);
                 }
             }
         }
-        let smallest = plans.iter().map(|(plan, _)| plan.team).filter(|team| *team > 32).min();
-        plans.retain(|(plan, _)| plan.team <= 32 || plan.team >= 256 || Some(plan.team) == smallest);
+        let smallest = plans.iter().map(|plan| plan.team).filter(|team| *team > 32).min();
+        plans.retain(|plan| plan.team <= 32 || plan.team >= 256 || Some(plan.team) == smallest);
         plans
     }
 

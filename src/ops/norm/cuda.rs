@@ -56,11 +56,6 @@ fn kept(dtype: DType, backward: bool) -> usize {
     if dtype.size() == 2 && !backward { 32 } else { 16 }
 }
 
-/// Bytes of shared memory in which the teams of a block of backward.cu add up their sums.
-fn shared(plan: &RowPlan, cols: usize) -> u32 {
-    if plan.steps > 0 && plan.team < plan.block { 8 * cols as u32 } else { 0 }
-}
-
 fn forward_kernel(plan: &RowPlan, rms: bool, bias: bool, residual: bool, dropout: bool, dtype: DType) -> Kernel {
     plan.specialise(Kernel::builtin("norm", FORWARD, "forward"))
         .with("RMS", rms)
@@ -143,7 +138,7 @@ pub(super) fn backward(device: &CudaDevice, op: &NormBackward, x: &[Tensor]) -> 
     let plan = RowPlan::of(cols, wide, kept(dtype, true));
     // Rows in registers give their share of the weight's gradient along the way.
     let along = plan.steps > 0;
-    let grid = Grid { shared: shared(&plan, cols), ..plan.grid(rows, SHARES) };
+    let grid = plan.grid(rows, SHARES);
     let chunks = if along { grid.blocks[0] as usize } else { rows.div_ceil(CHUNK) };
     let partials = device.alloc("norm_backward", chunks * 2 * cols * 4)?;
     let kernel = backward_kernel(&plan, op.kind == Kind::Rms, op.dsum, op.bias, dtype);
@@ -196,7 +191,7 @@ pub(crate) fn launched() -> Vec<Launched> {
     let mut all = Vec::new();
     for dtype in [DType::F32, DType::F16, DType::BF16] {
         for backward in [false, true] {
-            for (plan, cols) in RowPlan::all(dtype, kept(dtype, backward)) {
+            for plan in RowPlan::all(dtype, kept(dtype, backward)) {
                 for (rms, rest) in [(false, true), (true, false)] {
                     let kernels = match backward {
                         false => [false, true].map(|dropout| {
@@ -206,9 +201,7 @@ pub(crate) fn launched() -> Vec<Launched> {
                         true => [Some(backward_kernel(&plan, rms, rest, rest, dtype)), None],
                     };
                     for kernel in kernels.into_iter().flatten() {
-                        let mut launched = Launched::plain(kernel, plan.block as u32, plan.width > 1);
-                        launched.grid.shared = if backward { shared(&plan, cols) } else { 0 };
-                        all.push(launched);
+                        all.push(Launched::plain(kernel, plan.block as u32, plan.width > 1));
                     }
                 }
             }

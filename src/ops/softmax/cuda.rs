@@ -67,7 +67,7 @@ pub fn backward(device: &CudaDevice, log: bool, y: &Tensor, dy: &Tensor) -> Resu
 pub(crate) fn launched() -> Vec<Launched> {
     let mut all = Vec::new();
     for dtype in [DType::F32, DType::F16, DType::BF16] {
-        for (plan, _) in RowPlan::all(dtype, KEPT) {
+        for plan in RowPlan::all(dtype, KEPT) {
             for kernel in [forward_kernel(&plan, true, dtype), backward_kernel(&plan, false, dtype)] {
                 all.push(Launched::plain(kernel, plan.block as u32, plan.width > 1));
             }
