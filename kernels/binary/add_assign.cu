@@ -11,9 +11,6 @@
 
 struct Params {
     u32 n;
-    u32 values_offset;
-    u32 to_offset;
-    u32 pad;
     Dims sizes;
     Dims values;
     Dims to;
@@ -26,8 +23,8 @@ add_assign(const T* __restrict__ values, T* __restrict__ to, const Params p) {
         return;
     }
     const u32 i = line * WIDTH;
-    const auto added = load_line<VALUES_SPLAT>(values + p.values_offset + walk(i, p.sizes, p.values));
-    T* at = to + p.to_offset + walk(i, p.sizes, p.to);
+    const auto added = load_line<VALUES_SPLAT>(values + walk(i, p.sizes, p.values));
+    T* at = to + walk(i, p.sizes, p.to);
     float v[WIDTH];
     Vec<T, WIDTH>::load(at).to_floats(v);
 #pragma unroll

@@ -15,9 +15,6 @@
 
 struct Params {
     u32 n;
-    u32 a_offset;
-    u32 b_offset;
-    u32 pad;
     Dims sizes;
     Dims a;
     Dims b;
@@ -93,7 +90,7 @@ binary(const T* __restrict__ a, const T* __restrict__ b, U* __restrict__ out, co
         return;
     }
     const u32 i = line * WIDTH;
-    const auto x = load_line<A_SPLAT>(a + p.a_offset + walk(i, p.sizes, p.a));
-    const auto y = load_line<B_SPLAT>(b + p.b_offset + walk(i, p.sizes, p.b));
+    const auto x = load_line<A_SPLAT>(a + walk(i, p.sizes, p.a));
+    const auto y = load_line<B_SPLAT>(b + walk(i, p.sizes, p.b));
     apply<U>(x, y).store(out + i);
 }

@@ -3,7 +3,7 @@
 //
 // Constants: RANK
 //            WIDTH  neighbours along the last dimension that a thread takes at once: 16 bytes of the widest type if every
-//                   view has there stride 1, with all else (the size, its other strides, its offset and start) multiples
+//                   view has there stride 1, with all else (the size, its other strides, its start) multiples
 //                   of WIDTH elements, or stride 0; else 1
 
 struct Dims {

@@ -6,7 +6,7 @@
 // Constants: BLOCK  threads a block; 256 in `transposed`
 //            RANK   see common/strided.cuh
 //            WIDTH  elements a thread of `elements`: 16 bytes of the wider type if the last dimension has stride 1 in
-//                   both views and all else (its size, the other strides, both offsets and starts) are multiples of
+//                   both views and all else (its size, the other strides, both starts) are multiples of
 //                   WIDTH elements; else 1
 //            ALONG  for `transposed`: the dimension, not the last, along which src has stride 1; elsewhere 0
 //            S, D   float, f16, bf16 or u32: the types of src and dst
@@ -24,9 +24,6 @@
 
 struct Params {
     u32 n;
-    u32 src_offset;
-    u32 dst_offset;
-    u32 pad;
     Dims sizes;
     Dims src;
     Dims dst;
@@ -39,8 +36,8 @@ elements(const S* __restrict__ src, D* __restrict__ dst, const Params p) {
         return;
     }
     const u32 i = line * WIDTH;
-    const S* from = src + p.src_offset + walk(i, p.sizes, p.src);
-    D* to = dst + p.dst_offset + walk(i, p.sizes, p.dst);
+    const S* from = src + walk(i, p.sizes, p.src);
+    D* to = dst + walk(i, p.sizes, p.dst);
     Vec<S, WIDTH>::load(from).template converted<D>().store(to);
 }
 
@@ -55,7 +52,7 @@ transposed(const S* __restrict__ src, D* __restrict__ dst, const Params p) {
     const u32 x0 = blockIdx.x % tiles_x * TILE;
     const u32 y0 = blockIdx.x / tiles_x % tiles_y * TILE;
     u32 rest = blockIdx.x / tiles_x / tiles_y;
-    u64 from = p.src_offset, to = p.dst_offset;
+    u64 from = 0, to = 0;
 #pragma unroll
     for (u32 d = LAST; d-- > 0;) {
         if (d != ALONG) {

@@ -9,7 +9,7 @@
 //   d   = v
 //
 // A is [batch, M, K] and B is [batch, K, N], read through any strides, so transposed, permuted and broadcast operands
-// stay where they are. bias is [N]; residual, pre and d are contiguous [batch, M, N], d from d_offset on.
+// stay where they are. bias is [N]; residual, pre and d are contiguous [batch, M, N].
 //
 // Thin products have too few tiles for a device and are cut along K into p.splits shares of p.split_k each: then the
 // kernels write their sums to `partials` [splits, batch, M, N] f32, and splits.cu adds them up in order and does all of
@@ -18,7 +18,7 @@
 // Constants: BIAS, SAVE_PRE, RESIDUAL, ACCUMULATE: bool
 //            ACTIVATION
 //            SPLIT: bool  the kernel writes partials
-//            D_LINES: bool  N, d_offset and the starts of bias, residual, pre, d and partials are multiples of
+//            D_LINES: bool  N and the starts of bias, residual, pre, d and partials are multiples of
 //                     16 bytes' worth of elements, so that neighbours move in one instruction
 //            T  float, f16 or bf16: A, B, bias, residual, pre
 //            D  T or float: d. Gradients of 16-bit weights may be f32.
@@ -30,9 +30,6 @@ struct Params {
     u32 K;
     u32 batch;
     u32 inner; // the batch index b is two: b / inner and b % inner
-    u32 a_offset;
-    u32 b_offset;
-    u32 d_offset;
     u32 a[4]; // strides of A: along M, along K, of b / inner, of b % inner
     u32 b[4]; // strides of B: along K, along N, of b / inner, of b % inner
     u32 splits;
@@ -68,15 +65,15 @@ struct Place {
     }
 };
 
-inline u64 start_of(u32 offset, const u32 (&strides)[4], u32 batch, u32 inner) {
-    return offset + (u64)(batch / inner) * strides[2] + (u64)(batch % inner) * strides[3];
+inline u64 start_of(const u32 (&strides)[4], u32 batch, u32 inner) {
+    return (u64)(batch / inner) * strides[2] + (u64)(batch % inner) * strides[3];
 }
 
 // How many neighbours a thread finishes: 16 bytes of the wider type.
 constexpr u32 NEIGHBOURS = SPLIT ? 4 : 16 / (sizeof(T) > sizeof(D) ? sizeof(T) : sizeof(D));
 
 // W columns of one row in one piece: all of bias, residual, pre and d that belong to them are read and written.
-template <u32 W> inline void finish_line(float (&v)[W], const Outputs& out, u64 i, u32 n, u32 d_offset) {
+template <u32 W> inline void finish_line(float (&v)[W], const Outputs& out, u64 i, u32 n) {
     float w[W];
     if constexpr (BIAS) {
         Vec<T, W>::load(out.bias + n).to_floats(w);
@@ -99,7 +96,7 @@ template <u32 W> inline void finish_line(float (&v)[W], const Outputs& out, u64 
             v[c] += w[c];
         }
     }
-    D* to = out.d + d_offset + i;
+    D* to = out.d + i;
     if constexpr (ACCUMULATE) {
         Vec<D, W>::load(to).to_floats(w);
 #pragma unroll
@@ -121,7 +118,7 @@ template <u32 W> inline void finish(float (&v)[W], const Outputs& out, const Par
         if constexpr (SPLIT) {
             Vec<float, W>::of_floats(v).store(share);
         } else {
-            finish_line(v, out, i, n, p.d_offset);
+            finish_line(v, out, i, n);
         }
     } else {
 #pragma unroll
@@ -131,7 +128,7 @@ template <u32 W> inline void finish(float (&v)[W], const Outputs& out, const Par
                     share[c] = v[c];
                 } else {
                     float one[1] = {v[c]};
-                    finish_line(one, out, i + c, n + c, p.d_offset);
+                    finish_line(one, out, i + c, n + c);
                 }
             }
         }

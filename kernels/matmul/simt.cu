@@ -121,9 +121,9 @@ matmul(const T* __restrict__ a, const T* __restrict__ b, const T* __restrict__ b
     const u32 thread_n = threadIdx.x % THREADS_N, thread_m = threadIdx.x / THREADS_N;
     const u32 k_begin = at.split * p.split_k;
     const u32 depth = k_begin < p.K ? min(p.K - k_begin, p.split_k) : 0;
-    OperandA from_a(a + start_of(p.a_offset, p.a, at.batch, p.inner) + (u64)k_begin * p.a[1] + (u64)at.m0 * p.a[0],
+    OperandA from_a(a + start_of(p.a, at.batch, p.inner) + (u64)k_begin * p.a[1] + (u64)at.m0 * p.a[0],
                     p.a[0], p.a[1], min(BM, p.M - at.m0), depth);
-    OperandB from_b(b + start_of(p.b_offset, p.b, at.batch, p.inner) + (u64)k_begin * p.b[0] + (u64)at.n0 * p.b[1],
+    OperandB from_b(b + start_of(p.b, at.batch, p.inner) + (u64)k_begin * p.b[0] + (u64)at.n0 * p.b[1],
                     p.b[1], p.b[0], min(BN, p.N - at.n0), depth);
 
     float sums[TM][TN] = {};

@@ -11,9 +11,6 @@
 
 struct Params {
     u32 n;
-    u32 mask_offset;
-    u32 a_offset;
-    u32 b_offset;
     Dims sizes;
     Dims mask;
     Dims a;
@@ -28,9 +25,9 @@ select(const u32* __restrict__ mask, const T* __restrict__ a, const T* __restric
         return;
     }
     const u32 i = line * WIDTH;
-    const auto chosen = load_line<MASK_SPLAT>(mask + p.mask_offset + walk(i, p.sizes, p.mask));
-    const auto x = load_line<A_SPLAT>(a + p.a_offset + walk(i, p.sizes, p.a));
-    const auto y = load_line<B_SPLAT>(b + p.b_offset + walk(i, p.sizes, p.b));
+    const auto chosen = load_line<MASK_SPLAT>(mask + walk(i, p.sizes, p.mask));
+    const auto x = load_line<A_SPLAT>(a + walk(i, p.sizes, p.a));
+    const auto y = load_line<B_SPLAT>(b + walk(i, p.sizes, p.b));
     Vec<T, WIDTH> v = Vec<T, WIDTH>::zeros();
 #pragma unroll
     for (u32 j = 0; j < WIDTH; j++) {

@@ -13,9 +13,6 @@
 
 struct Params {
     u32 n;
-    u32 v_offset;
-    u32 dy_offset;
-    u32 pad;
     float a;
     float b;
     Dims sizes;
@@ -31,8 +28,8 @@ backward(const T* __restrict__ v, const T* __restrict__ dy, T* __restrict__ dx, 
     }
     const u32 i = line * WIDTH;
     float saved[WIDTH], grad[WIDTH];
-    load_line<V_SPLAT>(v + p.v_offset + walk(i, p.sizes, p.v)).to_floats(saved);
-    load_line<DY_SPLAT>(dy + p.dy_offset + walk(i, p.sizes, p.dy)).to_floats(grad);
+    load_line<V_SPLAT>(v + walk(i, p.sizes, p.v)).to_floats(saved);
+    load_line<DY_SPLAT>(dy + walk(i, p.sizes, p.dy)).to_floats(grad);
 #pragma unroll
     for (u32 j = 0; j < WIDTH; j++) {
         grad[j] *= derivative(saved[j], p.a, p.b);

@@ -12,7 +12,6 @@
 
 struct Params {
     u32 n;
-    u32 x_offset;
     float a;
     float b;
     Dims sizes;
@@ -27,7 +26,7 @@ forward(const T* __restrict__ x, T* __restrict__ y, const Params p) {
     }
     const u32 i = line * WIDTH;
     float v[WIDTH];
-    load_line<X_SPLAT>(x + p.x_offset + walk(i, p.sizes, p.x)).to_floats(v);
+    load_line<X_SPLAT>(x + walk(i, p.sizes, p.x)).to_floats(v);
 #pragma unroll
     for (u32 j = 0; j < WIDTH; j++) {
         v[j] = value(v[j], p.a, p.b);

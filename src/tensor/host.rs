@@ -237,9 +237,15 @@ impl Tensor {
     /// [`Error::NoDevice`] if the tensor is elsewhere.
     #[cfg(feature = "cuda")]
     pub fn cuda(&self) -> Result<cuda::Buffer> {
-        if !self.is_contiguous() {
-            return self.detach().copy()?.cuda_storage();
-        }
+        if self.is_contiguous() { self.cuda_strided() } else { self.detach().copy()?.cuda_storage() }
+    }
+
+    /// The memory from this view's first element to its last on a CUDA device, to be walked by its strides.
+    ///
+    /// # Errors
+    /// [`Error::NoDevice`] if the tensor is elsewhere.
+    #[cfg(feature = "cuda")]
+    pub fn cuda_strided(&self) -> Result<cuda::Buffer> {
         let (size, (start, end)) = (self.dtype().size(), self.span());
         self.cuda_storage()?.slice(start * size, (end - start) * size)
     }

@@ -74,7 +74,8 @@ impl Tensor {
     /// A tensor over a buffer of a CUDA device, in row-major order from the buffer's start.
     ///
     /// # Errors
-    /// [`Error::Shape`] if the buffer is too small.
+    /// [`Error::Shape`] if the buffer is too small, [`Error::Argument`] if it starts inside an element: at an address
+    /// that is no multiple of the dtype's size.
     #[cfg(feature = "cuda")]
     pub fn from_cuda(
         device: &CudaDevice,
@@ -84,6 +85,11 @@ impl Tensor {
     ) -> Result<Self> {
         let shape = shape.into();
         check_bytes("from_cuda", &shape, dtype, buffer.bytes())?;
+        if !buffer.address().is_multiple_of(dtype.size() as u64) {
+            let (start, size) = (buffer.address(), dtype.size());
+            let reason = format!("starts at {start:#x}, which is no multiple of {dtype}'s {size} bytes");
+            return Err(Error::argument("from_cuda", "buffer", reason));
+        }
         let storage = Storage::cuda(device, buffer, shape.elements());
         Ok(Self::over(Arc::new(storage), Layout::contiguous(shape), dtype))
     }

@@ -3,14 +3,16 @@
 
 use std::io::Write;
 
-#[cfg(feature = "cuda-sim")]
-use tilewright::Tensor;
 use tilewright::{DType, Device};
+#[cfg(feature = "cuda")]
+use tilewright::{Result, Tensor};
 
 use crate::cases::{self, Case};
 use crate::harness::cuda_devices;
 #[cfg(feature = "cuda-sim")]
-use crate::harness::{normal, place, simulated};
+use crate::harness::simulated;
+#[cfg(feature = "cuda")]
+use crate::harness::{difference, normal, place};
 use crate::parity::{DTYPES, Expected, Pass, compare};
 
 /// Runs the cases, forward and backward.
@@ -42,6 +44,68 @@ fn check(cases: &[Case], dtypes: &[DType], devices: &[Device]) {
 }
 
 cases::test_every_group!();
+
+/// Memory that starts inside a line of 16 bytes gives what lines give: tensors may lie over any slice of a buffer.
+#[cfg(feature = "cuda")]
+#[test]
+fn slices_start_anywhere() {
+    use half::bf16;
+    use tilewright::{AttentionOptions, Error};
+    for device in cuda_devices() {
+        let Device::Cuda(cuda) = device else { unreachable!() };
+        // The same values so many elements behind the start of a buffer.
+        let shifted = |x: &Tensor, by: usize| -> Tensor {
+            let size = x.dtype().size();
+            let bytes = match x.dtype() {
+                DType::F32 => bytemuck::cast_slice(&x.to_vec::<f32>().unwrap()).to_vec(),
+                _ => bytemuck::cast_slice(&x.to_vec::<bf16>().unwrap()).to_vec(),
+            };
+            let buffer = cuda.upload("test", &[vec![0xff; by * size], bytes].concat()).unwrap();
+            let slice = buffer.slice(by * size, buffer.bytes() - by * size).unwrap();
+            Tensor::from_cuda(cuda, slice, x.shape(), x.dtype()).unwrap()
+        };
+        let causal = AttentionOptions { causal: true, ..Default::default() };
+        type Op<'a> = &'a dyn Fn(&Tensor, &Tensor) -> Result<Tensor>;
+        let ops: [(&str, Op); 10] = [
+            ("matmul", &|x, y| x.matmul(&y.transpose(2, 3)?)),
+            ("matmul of turned", &|x, y| x.transpose(2, 3)?.matmul(y)),
+            ("copy", &|x, _| x.copy()),
+            ("copy of a part", &|x, _| x.narrow(2, 8, 16)?.copy()),
+            ("to_dtype", &|x, _| x.to_dtype(if x.dtype() == DType::F32 { DType::BF16 } else { DType::F32 })),
+            ("assign", &|x, y| {
+                x.copy().and_then(|to| to.narrow(2, 8, 16)?.assign(&y.narrow(2, 8, 16)?).map(|()| to))
+            }),
+            ("add", &|x, y| x.narrow(2, 8, 16)?.add(&y.narrow(2, 0, 16)?)),
+            ("softmax", &|x, _| x.softmax(3)),
+            ("sum", &|x, _| x.sum(3)),
+            ("attention", &|x, y| x.attention(y, y, &causal)),
+        ];
+        for dtype in [DType::F32, DType::BF16] {
+            let [x, y] = [1, 2].map(|seed| place(&normal(seed, &[1, 2, 40, 64]), dtype, device).unwrap());
+            for by in [1, 2, 3, 8] {
+                let (own_x, own_y) = (shifted(&x, by), shifted(&y, by + 1));
+                for (name, op) in ops {
+                    let [expected, found] = [op(&x, &y), op(&own_x, &own_y)].map(|result| {
+                        result.unwrap_or_else(|error| panic!("{name}, {dtype}, {by} behind: {error}"))
+                    });
+                    let [expected, found] = [expected, found].map(|x| x.to_vec::<f64>().unwrap());
+                    // Sums may be added up in another order.
+                    let largest = expected.iter().fold(1.0, |most: f64, x| most.max(x.abs()));
+                    let unit = if dtype == DType::F32 { 2f64.powi(-20) } else { 2f64.powi(-8) };
+                    let wrong = difference(&expected, &found);
+                    assert!(wrong <= unit * largest, "{name}, {dtype}, {by} behind, {device}: {wrong:e}");
+                }
+            }
+        }
+        // Inside an element there is no tensor.
+        let buffer = cuda.upload("test", &[0; 16]).unwrap();
+        for (start, dtype) in [(1, DType::BF16), (2, DType::F32), (2, DType::U32), (3, DType::F16)] {
+            let slice = buffer.slice(start, 8).unwrap();
+            let error = Tensor::from_cuda(cuda, slice, 1, dtype).unwrap_err();
+            assert!(matches!(error, Error::Argument { argument: "buffer", .. }), "{error:?}");
+        }
+    }
+}
 
 /// A few queries of many keys: whatever the number of query heads, blocks enough for the device, and each key and value
 /// is read by one of them.

@@ -1,11 +1,11 @@
-use super::params::{Params, in_lines};
+use super::params::{self, Params, Place, place};
 use super::{Order, Sizes, Spec};
-use crate::device::cuda::{Binding, CudaDevice, Grid, Kernel, cuda_source};
+use crate::device::cuda::{Binding, Buffer, CudaDevice, Grid, Kernel, cuda_source};
 #[cfg(all(test, feature = "cuda-sim"))]
 use crate::device::cuda::resources::Launched;
 #[cfg(all(test, feature = "cuda-sim"))]
 use crate::device::cuda::sim::Architecture;
-use crate::ops::launch::cuda::{check_size, output};
+use crate::ops::launch::cuda::{check_size, check_strides, is_aligned, output};
 use crate::{DType, Result, Shape, Tensor};
 
 const PTX: &str = cuda_source!("common/ptx.cuh");
@@ -232,6 +232,15 @@ fn combine_grid(queries: usize) -> Grid {
     Grid { blocks: [queries as u32, 1, 1], threads: 32 * COMBINE_WARPS, shared: 0 }
 }
 
+/// What loads of `line` elements may read: the tensor's memory from its first element on, or a copy's, and where its
+/// rows lie there.
+fn in_lines(op: &'static str, device: &CudaDevice, x: &Tensor, line: usize) -> Result<(Buffer, Place)> {
+    check_strides(op, device, x)?;
+    let starts = is_aligned(&x.cuda_strided()?, line * x.dtype().size());
+    let x = params::in_lines(x, line, starts)?;
+    Ok((x.cuda_strided()?, place(&x.layout().strides, 0, 1)))
+}
+
 pub(super) fn forward(device: &CudaDevice, spec: &Spec, x: &[Tensor]) -> Result<Vec<Tensor>> {
     let (sizes, dtype) = (Sizes::of(&x[0], &x[1]), x[0].dtype());
     let Sizes { batch, heads, q_len, head_dim, .. } = sizes;
@@ -242,7 +251,7 @@ pub(super) fn forward(device: &CudaDevice, spec: &Spec, x: &[Tensor]) -> Result<
     let (shared, dropout) = (device.shared_per_block() as usize, spec.dropout.is_some());
     let plan = Plan::of(device.compute_capability(), shared, dtype, &sizes, dropout);
     let (chunks, chunk) = plan.chunks(&sizes, spec.window, shared, device.multiprocessors() as usize);
-    let place = |x: &Tensor| in_lines(x, plan.block.line(), 1);
+    let place = |x: &Tensor| in_lines("attention", device, x, plan.block.line());
     let ((q, q_at), (k, k_at), (v, v_at)) = (place(&x[0])?, place(&x[1])?, place(&x[2])?);
     let params = Params { q: q_at, k: k_at, v: v_at, ..Params::new(&sizes, spec, 1) };
     let params = Params { chunk: chunk as u32, chunks: chunks as u32, ..params };
@@ -257,9 +266,9 @@ pub(super) fn forward(device: &CudaDevice, spec: &Spec, x: &[Tensor]) -> Result<
     device.launch(
         &plan.kernel(head_dim, partials.is_some(), dropout, dtype),
         &[
-            Binding::Read(&q.cuda_storage()?),
-            Binding::Read(&k.cuda_storage()?),
-            Binding::Read(&v.cuda_storage()?),
+            Binding::Read(&q),
+            Binding::Read(&k),
+            Binding::Read(&v),
             Binding::write(o_to),
             Binding::Write(lse_to),
             Binding::write(partial_o),
@@ -435,20 +444,19 @@ pub(super) fn backward(device: &CudaDevice, spec: &Spec, x: &[Tensor]) -> Result
         (device.compute_capability(), device.shared_per_block() as usize, spec.dropout.is_some());
 
     // Loads of 16 bytes.
-    let place = |x: &Tensor| in_lines(x, 16 / dtype.size(), 1);
+    let place = |x: &Tensor| in_lines(name, device, x, 16 / dtype.size());
     let ((q, q_at), (k, k_at), (v, v_at)) = (place(&x[0])?, place(&x[1])?, place(&x[2])?);
     let ((o, o_at), (dout, dout_at)) = (place(&x[3])?, place(&x[5])?);
     let (q_order, k_order) = (Order::of_gradient(&x[0]), Order::of_gradient(&x[1]));
     let outputs = Params::new(&sizes, spec, 1).with_gradients(&sizes, [q_order, k_order], 1);
     let params = Params { q: q_at, k: k_at, v: v_at, o: o_at, dout: dout_at, ..outputs };
-    let (q, k, v, dout) = (q.cuda_storage()?, k.cuda_storage()?, v.cuda_storage()?, dout.cuda_storage()?);
 
     let queries = batch * heads * q_len.next_multiple_of(2);
     let stats = device.alloc(name, queries * 8)?;
     device.launch(
         &stats_kernel(head_dim, dtype),
         &[
-            Binding::Read(&o.cuda_storage()?),
+            Binding::Read(&o),
             Binding::Read(&dout),
             Binding::Read(&x[4].cuda()?),
             Binding::Write(&stats),

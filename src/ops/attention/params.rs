@@ -105,14 +105,12 @@ pub fn place(strides: &[usize], offset: usize, unit: usize) -> Place {
     [strides[0], strides[1], strides[2], offset].map(|n| (n / unit) as u32)
 }
 
-/// The tensor, or a copy of it if its rows do not start at multiples of `line` elements, and its place in units
-/// of `unit` elements.
-pub fn in_lines(x: &Tensor, line: usize, unit: usize) -> Result<(Tensor, Place)> {
+/// The tensor, or a copy of it unless it starts where lines may (`starts`) and its rows are multiples of `line`
+/// elements apart.
+pub fn in_lines(x: &Tensor, line: usize, starts: bool) -> Result<Tensor> {
     let layout = x.layout();
     let whole = |dim: usize| layout.shape[dim] <= 1 || layout.strides[dim].is_multiple_of(line);
-    let x = if layout.offset.is_multiple_of(line) && (0..3).all(whole) { x.clone() } else { x.copy()? };
-    let at = place(&x.layout().strides, x.layout().offset, unit);
-    Ok((x, at))
+    if starts && (0..3).all(whole) { Ok(x.clone()) } else { x.copy() }
 }
 
 #[cfg(all(test, feature = "wgpu"))]

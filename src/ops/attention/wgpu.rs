@@ -471,7 +471,7 @@ impl Chunks {
 
 /// The tensor, or a copy of it, as kernels read it: in quads.
 fn in_quads(x: &Tensor) -> Result<Tensor> {
-    Ok(in_lines(x, QUAD, QUAD)?.0)
+    in_lines(x, QUAD, x.layout().offset.is_multiple_of(QUAD))
 }
 
 /// What is bound of it, and its place in that.

@@ -30,10 +30,11 @@ fn number(comparison: Comparison) -> u32 {
 
 fn run(device: &CudaDevice, kind: u32, a: &Tensor, b: &Tensor, result: DType) -> Result<Vec<Tensor>> {
     let (out, buffer) = output("binary", device, a.shape(), result)?;
-    let walk = Walk::new([a, b], result)?;
+    let walk = Walk::new("binary", device, [a, b], result)?;
+    let [a_buffer, b_buffer] = &walk.buffers;
     device.launch(
         &of_kind(walk.specialise(kernel(walk.splat)), kind, a.dtype(), result),
-        &[Binding::Read(&a.cuda_storage()?), Binding::Read(&b.cuda_storage()?), Binding::Write(&buffer)],
+        &[Binding::Read(a_buffer), Binding::Read(b_buffer), Binding::Write(&buffer)],
         &PairParams::from(&walk),
         walk.grid(),
     )?;
@@ -50,11 +51,12 @@ pub fn compare(device: &CudaDevice, comparison: Comparison, a: &Tensor, b: &Tens
 
 /// `to += values`, two memories of one shape and dtype.
 pub fn add_assign(device: &CudaDevice, to: &Tensor, values: &Tensor) -> Result<()> {
+    let walk = Walk::new("add_assign", device, [values, to], to.dtype())?;
     to.storage().written();
-    let walk = Walk::new([values, to], to.dtype())?;
+    let [from, into] = &walk.buffers;
     device.launch(
         &walk.specialise(add_assign_kernel(walk.splat[0])).with("T", to.dtype()),
-        &[Binding::Read(&values.cuda_storage()?), Binding::Write(&to.cuda_storage()?)],
+        &[Binding::Read(from), Binding::Write(into)],
         &PairParams::from(&walk),
         walk.grid(),
     )

@@ -37,7 +37,9 @@ impl Op for Cat {
     }
 
     #[cfg(feature = "cuda")]
-    fn cuda(&self, _device: &CudaDevice, x: &[Tensor]) -> Result<Vec<Tensor>> {
+    fn cuda(&self, device: &CudaDevice, x: &[Tensor]) -> Result<Vec<Tensor>> {
+        let elements = x.iter().fold(0, |n: usize, x| n.saturating_add(x.elements()));
+        crate::ops::launch::cuda::check_size(self.name(), device, elements)?;
         self.run(x)
     }
 

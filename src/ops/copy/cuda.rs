@@ -1,9 +1,9 @@
 use bytemuck::{Pod, Zeroable};
 
-use crate::device::cuda::{Binding, CudaDevice, Grid, Kernel, cuda_source};
+use crate::device::cuda::{Binding, Buffer, CudaDevice, Grid, Kernel, cuda_source};
 #[cfg(all(test, feature = "cuda-sim"))]
 use crate::device::cuda::resources::Launched;
-use crate::ops::launch::cuda::{BLOCK, STRIDED};
+use crate::ops::launch::cuda::{BLOCK, STRIDED, check_size, check_strides, is_aligned, output};
 use crate::shape::{Dims, Dims8};
 use crate::{DType, Layout, Result, Tensor};
 
@@ -15,9 +15,6 @@ const TILE: usize = 32;
 #[derive(Clone, Copy, Pod, Zeroable)]
 struct Params {
     n: u32,
-    src_offset: u32,
-    dst_offset: u32,
-    pad: u32,
     sizes: Dims8,
     src: Dims8,
     dst: Dims8,
@@ -32,30 +29,29 @@ fn kernel(entry: &'static str, rank: u32, from: DType, to: DType) -> Kernel {
 }
 
 pub fn converted(device: &CudaDevice, x: &Tensor, dtype: DType) -> Result<Tensor> {
-    let out = Tensor::uninit(x.shape(), dtype, &x.device())?;
+    let (out, _) = output("to_dtype", device, x.shape(), dtype)?;
     assign(device, &out, x)?;
     Ok(out)
 }
 
 /// Writes `values`, converted, over the view `to`.
 pub fn assign(device: &CudaDevice, to: &Tensor, values: &Tensor) -> Result<()> {
-    to.storage().written();
     if to.elements() == 0 {
         return Ok(());
     }
+    check_size("assign", device, to.elements())?;
+    [values, to].into_iter().try_for_each(|view| check_strides("assign", device, view))?;
+    to.storage().written();
     let layouts = [values.layout(), to.layout()];
     let (sizes, strides) = Layout::collapse(&layouts);
     let params = Params {
         n: to.elements() as u32,
-        src_offset: layouts[0].offset as u32,
-        dst_offset: layouts[1].offset as u32,
-        pad: 0,
         sizes: (&sizes).into(),
         src: (&strides[0]).into(),
         dst: (&strides[1]).into(),
     };
     let kernel = |entry| kernel(entry, sizes.len() as u32, values.dtype(), to.dtype());
-    let (from, into) = (values.cuda_storage()?, to.cuda_storage()?);
+    let (from, into) = (values.cuda_strided()?, to.cuda_strided()?);
     let bindings = [Binding::Read(&from), Binding::Write(&into)];
     let (kernel, blocks) = match along(&sizes, &strides) {
         Some(dim) => {
@@ -65,7 +61,8 @@ pub fn assign(device: &CudaDevice, to: &Tensor, values: &Tensor) -> Result<()> {
             (kernel("transposed").with("WIDTH", 1u32).with("ALONG", dim as u32), tiles)
         }
         None => {
-            let width = width(values, to, &sizes, &strides);
+            let sides = [(values.dtype(), &from), (to.dtype(), &into)];
+            let width = width(sides, &sizes, &strides);
             let lines = to.elements() / width;
             let kernel = kernel("elements").with("WIDTH", width as u32).with("ALONG", 0u32);
             (kernel, lines.div_ceil(BLOCK as usize))
@@ -86,13 +83,13 @@ fn along(sizes: &Dims, strides: &[Dims]) -> Option<usize> {
 }
 
 /// Elements that both sides can move at once.
-fn width(from: &Tensor, to: &Tensor, sizes: &Dims, strides: &[Dims]) -> usize {
-    let width = 16 / from.dtype().size().max(to.dtype().size());
+fn width(sides: [(DType, &Buffer); 2], sizes: &Dims, strides: &[Dims]) -> usize {
+    let width = 16 / sides.map(|(dtype, _)| dtype.size()).into_iter().fold(1, usize::max);
     let Some(last) = sizes.len().checked_sub(1) else { return 1 };
     let whole = |x: usize| x.is_multiple_of(width);
     let fits = strides.iter().all(|s| s[last] == 1 && s[..last].iter().all(|&s| whole(s)))
         && whole(sizes[last])
-        && [from, to].iter().all(|t| whole(t.layout().offset));
+        && sides.iter().all(|(dtype, buffer)| is_aligned(buffer, width * dtype.size()));
     if fits { width } else { 1 }
 }
 

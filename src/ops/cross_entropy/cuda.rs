@@ -4,7 +4,7 @@ use super::{CrossEntropy, Gradient, Reduction};
 use crate::device::cuda::{Binding, CudaDevice, Kernel, cuda_source};
 #[cfg(all(test, feature = "cuda-sim"))]
 use crate::device::cuda::resources::Launched;
-use crate::ops::launch::cuda::{EXPONENTIALS, REDUCE, ROWS, RowPlan, blocks, output, starts_a_line};
+use crate::ops::launch::cuda::{EXPONENTIALS, REDUCE, ROWS, RowPlan, blocks, check_size, output, starts_a_line};
 use crate::{DType, Result, Shape, Tensor};
 
 const SOURCE: &[&str] = &[REDUCE, ROWS, EXPONENTIALS, cuda_source!("cross_entropy/forward.cu")];
@@ -61,6 +61,7 @@ pub(super) fn forward(
     targets: &Tensor,
 ) -> Result<Vec<Tensor>> {
     let (rows, classes) = logits.dims2()?;
+    check_size("cross_entropy", device, rows.max(classes))?;
     let ignore = op.options.ignore_index;
     let params = Params { rows: rows as u32, classes: classes as u32, ignore: ignore.unwrap_or(0), pad: 0 };
     let (read, labels) = (logits.cuda()?, targets.cuda()?);

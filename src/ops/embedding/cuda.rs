@@ -3,7 +3,7 @@ use bytemuck::{Pod, Zeroable};
 use crate::device::cuda::{Binding, CudaDevice, Kernel, cuda_source};
 #[cfg(all(test, feature = "cuda-sim"))]
 use crate::device::cuda::resources::Launched;
-use crate::ops::launch::cuda::{BLOCK, blocks, output, threads, width};
+use crate::ops::launch::cuda::{BLOCK, blocks, check_size, output, threads, width};
 use crate::{DType, Result, Shape, Tensor};
 
 const FORWARD: &[&str] = &[cuda_source!("embedding/forward.cu")];
@@ -44,6 +44,7 @@ fn backward_kernel(entry: &'static str, block: u32, width: usize, add: bool, [fr
 
 pub fn forward(device: &CudaDevice, table: &Tensor, ids: &Tensor) -> Result<Vec<Tensor>> {
     let ((rows, cols), tokens) = (table.dims2()?, ids.elements());
+    check_size("embedding", device, rows)?;
     let (out, buffer) = output("embedding", device, &Shape::from((tokens, cols)), table.dtype())?;
     let values = table.cuda()?;
     let width = width(table.dtype(), cols, [&values]);
@@ -58,8 +59,10 @@ pub fn forward(device: &CudaDevice, table: &Tensor, ids: &Tensor) -> Result<Vec<
 
 /// Adds the rows of `dout` into those rows of `grad` that `ids` name, or overwrites `grad` with their sums.
 pub fn accumulate(device: &CudaDevice, ids: &Tensor, dout: &Tensor, grad: &Tensor, add: bool) -> Result<()> {
-    grad.storage().written();
     let ((rows, cols), tokens) = (grad.dims2()?, ids.elements());
+    let op = "embedding_backward";
+    [rows, cols, tokens].into_iter().try_for_each(|size| check_size(op, device, size))?;
+    grad.storage().written();
     let owners = rows.min(OWNERS).max(rows.div_ceil(WARP)).next_power_of_two();
     let params =
         Params { tokens: tokens as u32, cols: cols as u32, rows: rows as u32, owners: owners as u32 };
@@ -67,7 +70,6 @@ pub fn accumulate(device: &CudaDevice, ids: &Tensor, dout: &Tensor, grad: &Tenso
     let (ids, dout, grad) = (ids.cuda()?, dout.cuda()?, grad.cuda()?);
     let width = width(if from.size() > to.size() { from } else { to }, cols, [&dout, &grad]);
     let kernel = |entry, block| backward_kernel(entry, block, width, add, [from, to]);
-    let op = "embedding_backward";
     // The scan takes four ids at a time.
     let ids_bytes = rows.next_multiple_of(4) * 4;
     let (counts, starts) = (device.alloc(op, ids_bytes)?, device.alloc(op, ids_bytes)?);

@@ -3,7 +3,7 @@ use bytemuck::{Pod, Zeroable};
 use crate::device::cuda::{Binding, CudaDevice, Kernel, cuda_source};
 #[cfg(all(test, feature = "cuda-sim"))]
 use crate::device::cuda::resources::Launched;
-use crate::ops::launch::cuda::{BLOCK, output, threads};
+use crate::ops::launch::cuda::{BLOCK, check_size, output, threads};
 use crate::{DType, Result, Shape, Tensor};
 
 const GATHER: &[&str] = &[cuda_source!("gather/gather.cu")];
@@ -29,6 +29,7 @@ fn scatter_add_kernel(dtype: DType) -> Kernel {
 
 pub fn gather(device: &CudaDevice, x: &Tensor, ids: &Tensor) -> Result<Vec<Tensor>> {
     let ((_, size, inner), (_, n, _)) = (x.dims3()?, ids.dims3()?);
+    check_size("gather", device, size)?;
     let (y, buffer) = output("gather", device, ids.shape(), x.dtype())?;
     let items = y.elements();
     device.launch(
@@ -42,6 +43,7 @@ pub fn gather(device: &CudaDevice, x: &Tensor, ids: &Tensor) -> Result<Vec<Tenso
 
 pub fn scatter_add(device: &CudaDevice, dy: &Tensor, ids: &Tensor, size: usize) -> Result<Vec<Tensor>> {
     let (outer, n, inner) = ids.dims3()?;
+    check_size("scatter_add", device, n)?;
     let (dx, buffer) = output("scatter_add", device, &Shape::from((outer, size, inner)), DType::F32)?;
     device.fill_zero(&buffer)?;
     let items = outer * inner;

@@ -2,6 +2,7 @@
 //! divided over threads.
 
 use bytemuck::{Pod, Zeroable};
+use smallvec::SmallVec;
 
 use crate::device::cuda::{Buffer, CudaDevice, Grid, Kernel, cuda_source};
 use crate::shape::Dims8;
@@ -43,6 +44,17 @@ pub fn check_size(op: &'static str, device: &CudaDevice, elements: usize) -> Res
     Ok(())
 }
 
+/// Kernels step through views by strides of 32 bits. Nobody steps along a dimension of size 1, whatever its stride.
+pub fn check_strides(op: &'static str, device: &CudaDevice, view: &Tensor) -> Result<()> {
+    let strides = view.dims().iter().zip(&view.layout().strides).filter(|(size, _)| **size > 1);
+    let (size, limit) = (strides.map(|(_, &stride)| stride as u64).max().unwrap_or(0), u64::from(u32::MAX));
+    if size > limit {
+        let (unit, device) = ("elements from one index to the next", device.to_string());
+        return Err(Error::TooLarge { op, size, unit, limit, device });
+    }
+    Ok(())
+}
+
 /// How many neighbours of a row of `columns` a thread may load at once: 16 bytes of them if rows and buffers
 /// start at multiples of that, else 1.
 pub fn width<'a>(dtype: DType, columns: usize, buffers: impl IntoIterator<Item = &'a Buffer>) -> usize {
@@ -53,7 +65,12 @@ pub fn width<'a>(dtype: DType, columns: usize, buffers: impl IntoIterator<Item =
 
 /// Whether loads of 16 bytes may begin where the buffer does.
 pub fn starts_a_line(buffer: &Buffer) -> bool {
-    buffer.address().is_multiple_of(LINE as u64)
+    is_aligned(buffer, LINE)
+}
+
+/// Whether loads of so many bytes may begin where the buffer does.
+pub fn is_aligned(buffer: &Buffer, bytes: usize) -> bool {
+    buffer.address().is_multiple_of(bytes as u64)
 }
 
 /// So many blocks of so many threads, without dynamic shared memory.
@@ -71,7 +88,8 @@ pub struct Walk<const N: usize> {
     pub n: u32,
     pub sizes: Dims8,
     pub strides: [Dims8; N],
-    pub offsets: [u32; N],
+    /// Each view's memory from its first element on.
+    pub buffers: [Buffer; N],
     /// Views that repeat one element along the last dimension.
     pub splat: [bool; N],
     rank: usize,
@@ -80,31 +98,30 @@ pub struct Walk<const N: usize> {
 
 impl<const N: usize> Walk<N> {
     /// For kernels whose output is contiguous and has elements of `result`.
-    pub fn new(views: [&Tensor; N], result: DType) -> Result<Self> {
+    pub fn new(op: &'static str, device: &CudaDevice, views: [&Tensor; N], result: DType) -> Result<Self> {
+        check_size(op, device, views[0].elements())?;
+        views.into_iter().try_for_each(|view| check_strides(op, device, view))?;
+        let buffers: SmallVec<[Buffer; N]> =
+            views.iter().map(|view| view.cuda_strided()).collect::<Result<_>>()?;
         let layouts = views.map(Tensor::layout);
         let (sizes, strides) = Layout::collapse(&layouts);
         let widest = views.iter().map(|view| view.dtype().size()).fold(result.size(), usize::max);
         let width = LINE / widest;
         let whole = |x: usize| x.is_multiple_of(width);
         // Whether a view lets threads take lines, or else has a single element for each of them.
-        let fits = |i: usize, last: usize| -> Result<bool> {
-            let (own, offset) = (&strides[i], layouts[i].offset);
-            let in_lines = own[last] == 1 && own[..last].iter().all(|&s| whole(s)) && whole(offset);
-            Ok(own[last] == 0 || in_lines && starts_a_line(&views[i].cuda_storage()?))
+        let fits = |i: usize, last: usize| {
+            let own = &strides[i];
+            let in_lines = own[last] == 1 && own[..last].iter().all(|&s| whole(s));
+            own[last] == 0 || in_lines && is_aligned(&buffers[i], width * views[i].dtype().size())
         };
-        let mut lines = false;
-        if let Some(last) = sizes.len().checked_sub(1) {
-            lines = whole(sizes[last]);
-            for i in 0..N {
-                lines = lines && fits(i, last)?;
-            }
-        }
+        let last = sizes.len().checked_sub(1);
+        let lines = last.is_some_and(|last| whole(sizes[last]) && (0..N).all(|i| fits(i, last)));
         Ok(Walk {
             n: layouts[0].elements() as u32,
             splat: std::array::from_fn(|i| lines && strides[i].last() == Some(&0)),
             rank: sizes.len(),
             width: if lines { width } else { 1 },
-            offsets: layouts.map(|layout| layout.offset as u32),
+            buffers: std::array::from_fn(|i| buffers[i].clone()),
             strides: std::array::from_fn(|i| (&strides[i]).into()),
             sizes: (&sizes).into(),
         })
@@ -137,16 +154,14 @@ pub fn walks(size: usize) -> impl Iterator<Item = (usize, usize)> {
 #[derive(Clone, Copy, Pod, Zeroable)]
 pub struct PairParams {
     n: u32,
-    offsets: [u32; 2],
-    pad: u32,
     sizes: Dims8,
     strides: [Dims8; 2],
 }
 
 impl From<&Walk<2>> for PairParams {
     fn from(walk: &Walk<2>) -> Self {
-        let Walk { n, offsets, sizes, strides, .. } = *walk;
-        PairParams { n, offsets, pad: 0, sizes, strides }
+        let Walk { n, sizes, strides, .. } = *walk;
+        PairParams { n, sizes, strides }
     }
 }
 
@@ -214,5 +229,86 @@ impl RowPlan {
     /// Blocks for so many rows, but no more than `most`.
     pub fn grid(&self, rows: usize, most: usize) -> Grid {
         blocks(rows.div_ceil(self.block / self.team).min(most), self.block as u32)
+    }
+}
+
+#[cfg(all(test, feature = "cuda-sim"))]
+mod tests {
+    use super::*;
+    use crate::device::cuda::sim;
+    use crate::{AttentionOptions, CrossEntropyOptions};
+
+    /// More than 32 bits count.
+    const MORE: usize = 5_000_000_000;
+
+    /// A simulated device, or none without its compiler, which the tests of `device::cuda` say.
+    fn device() -> Option<Device> {
+        CudaDevice::simulated(sim::Options::default(), 2).ok().map(Device::Cuda)
+    }
+
+    /// One element that says to be a tensor of this layout: enough for what is refused before memory is asked for.
+    fn claimed(device: &Device, layout: Layout, dtype: DType) -> Tensor {
+        Tensor::zeros(1, dtype, device).unwrap().with_layout(layout)
+    }
+
+    #[test]
+    fn what_32_bits_do_not_count_is_refused() {
+        let Some(device) = device() else { return };
+        let of = |dims: &[usize], dtype| claimed(&device, Layout::contiguous(dims.into()), dtype);
+        let bf16 = |dims: &[usize]| of(dims, DType::BF16);
+        let small = |dims: &[usize]| Tensor::zeros(dims, DType::BF16, &device).unwrap();
+        let (huge, ids) = (bf16(&[MORE]), Tensor::new(&[0u32], &device).unwrap());
+        let half = bf16(&[MORE / 2]);
+        let far = |dims: &[usize], strides: &[usize]| {
+            let (shape, strides) = (dims.into(), strides.iter().copied().collect());
+            claimed(&device, Layout { shape, strides, offset: 0 }, DType::BF16)
+        };
+        let done = |result: Result<()>| result.map(|()| small(&[1]));
+        let none = CrossEntropyOptions::default();
+        let rows = far(&[1, 1, 2, 8], &[1 << 34, 1 << 34, 1 << 33, 1]);
+        let results = [
+            ("ones", Tensor::ones(MORE, DType::BF16, &device)),
+            ("copy", huge.copy()),
+            ("to_dtype", huge.to_dtype(DType::F32)),
+            ("cat", Tensor::cat(&[&half, &half], 0)),
+            ("assign", done(huge.assign(&bf16(&[MORE])))),
+            ("add_assign", done(huge.add_assign(&bf16(&[MORE])))),
+            ("exp", huge.exp()),
+            ("add", huge.add(&huge)),
+            ("lt", huge.lt(&huge)),
+            ("where_cond", of(&[MORE], DType::U32).where_cond(&huge, &huge)),
+            ("sum of a row", huge.sum(0)),
+            ("sum of columns", bf16(&[MORE, 2]).sum(0)),
+            ("argmax", huge.argmax(0)),
+            ("softmax", huge.softmax(0)),
+            ("matmul", bf16(&[1, MORE]).matmul(&bf16(&[MORE, 1]))),
+            ("matmul by strides", far(&[2, 2], &[1 << 33, 1]).matmul(&small(&[2, 2]))),
+            ("embedding", bf16(&[MORE, 1]).embedding(&ids)),
+            ("gather", huge.gather(&ids, 0)),
+            ("cross entropy", bf16(&[1, MORE]).into_cross_entropy(&ids, none)),
+            ("attention by strides", rows.attention(&rows, &rows, &AttentionOptions::default())),
+            ("exp by strides", far(&[2, 3], &[1 << 33, 1]).exp()),
+            ("copy by strides", far(&[2, 3], &[1 << 33, 1]).copy()),
+        ];
+        for (name, result) in results {
+            let Err(error) = result else { panic!("{name} took place") };
+            assert!(matches!(error, Error::TooLarge { .. }), "{name}: {error:?}");
+        }
+        // A dimension of size 1 has no step.
+        assert_eq!(far(&[1, 1], &[1 << 33, 1]).exp().unwrap().to_vec::<f32>().unwrap(), [1.0]);
+    }
+
+    /// Places beyond 2^32 elements are places: outside of this memory, and not somewhere inside.
+    #[test]
+    fn offsets_are_not_cut() {
+        let Some(device) = device() else { return };
+        let layout = Layout { offset: 1 << 32, ..Layout::contiguous(Shape::from((1, 1, 1, 8))) };
+        let x = claimed(&device, layout, DType::F32);
+        let results =
+            [x.exp(), x.copy(), x.matmul(&x.t().unwrap()), x.attention(&x, &x, &AttentionOptions::default())];
+        for result in results {
+            let message = result.unwrap_err().to_string();
+            assert!(message.contains("17179869184"), "{message}");
+        }
     }
 }

@@ -6,7 +6,7 @@ use crate::device::cuda::{Binding, Buffer, CudaDevice, Grid, Kernel, cuda_source
 use crate::device::cuda::resources::Launched;
 #[cfg(all(test, feature = "cuda-sim"))]
 use crate::device::cuda::{TF32_SINCE, sim::Architecture};
-use crate::ops::launch::cuda::output;
+use crate::ops::launch::cuda::{check_size, check_strides, is_aligned, output, starts_a_line};
 use crate::{DType, Result, Shape, Tensor};
 
 const PTX: &str = cuda_source!("common/ptx.cuh");
@@ -29,9 +29,6 @@ struct Params {
     k: u32,
     batch: u32,
     inner: u32,
-    a_offset: u32,
-    b_offset: u32,
-    d_offset: u32,
     a_strides: [u32; 4],
     b_strides: [u32; 4],
     splits: u32,
@@ -42,7 +39,7 @@ pub(super) fn product(device: &CudaDevice, p: &Product<'_>) -> Result<Vec<Tensor
     let (b1, b2, m, _, n) = p.sizes();
     let shape = Shape::from((b1, b2, m, n));
     let (d, d_buffer) = output("matmul", device, &shape, p.a.dtype())?;
-    let place = Place { buffer: &d_buffer, offset: 0, dtype: d.dtype() };
+    let place = Place { buffer: &d_buffer, dtype: d.dtype() };
     if !p.keep_pre {
         launch(device, p, place, None, false)?;
         return Ok(vec![d]);
@@ -55,14 +52,12 @@ pub(super) fn product(device: &CudaDevice, p: &Product<'_>) -> Result<Vec<Tensor
 /// `to = a b`, or `to += a b`; `to` is contiguous.
 pub(super) fn accumulate(device: &CudaDevice, p: &Product<'_>, to: &Tensor, add: bool) -> Result<()> {
     to.storage().written();
-    launch(device, p, Place { buffer: &to.cuda_storage()?, offset: to.layout().offset, dtype: to.dtype() }, None, add)
+    launch(device, p, Place { buffer: &to.cuda_strided()?, dtype: to.dtype() }, None, add)
 }
 
 /// Where a product goes.
 struct Place<'a> {
     buffer: &'a Buffer,
-    /// In elements.
-    offset: usize,
     /// That of the operands, or f32.
     dtype: DType,
 }
@@ -80,21 +75,25 @@ fn launch(
     if batch * m * n == 0 {
         return Ok(());
     }
+    check_size("matmul", device, k.max(batch * m * n))?;
+    [p.a, p.b].into_iter().try_for_each(|x| check_strides("matmul", device, x))?;
     let (a, b) = (Operand::new(p.a, 2, 3), Operand::new(p.b, 3, 2));
-    let (a_buffer, b_buffer) = (p.a.cuda_storage()?, p.b.cuda_storage()?);
+    let (a_buffer, b_buffer) = (p.a.cuda_strided()?, p.b.cuda_strided()?);
+    // Whether both may be read so many elements at a time.
+    let in_lines_of = |line: usize| {
+        [(&a, &a_buffer), (&b, &b_buffer)]
+            .map(|(x, buffer)| x.in_lines_of(line) && is_aligned(buffer, line * dtype.size()))
+    };
     let bias = p.bias.map(Tensor::cuda).transpose()?;
     let residual = p.residual.map(Tensor::cuda).transpose()?;
 
-    let plan = Plan::of(device, dtype, [m, n, k, batch], [&a, &b]);
+    let plan = Plan::of(device, dtype, [m, n, k, batch], in_lines_of(16 / dtype.size()) == [true; 2]);
     let params = Params {
         m: m as u32,
         n: n as u32,
         k: k as u32,
         batch: batch as u32,
         inner: b2 as u32,
-        a_offset: a.offset,
-        b_offset: b.offset,
-        d_offset: d.offset as u32,
         a_strides: a.strides,
         b_strides: b.strides,
         splits: plan.splits as u32,
@@ -102,10 +101,8 @@ fn launch(
     };
     // What one thread of the epilogue finishes: 16 bytes of the wider type.
     let neighbours = 16 / dtype.size().max(d.dtype.size());
-    let starts = [bias.as_ref(), residual.as_ref()];
-    let lines_out = n.is_multiple_of(neighbours)
-        && d.offset.is_multiple_of(neighbours)
-        && starts.into_iter().flatten().all(|buffer| buffer.address().is_multiple_of(16));
+    let starts = [bias.as_ref(), residual.as_ref(), Some(d.buffer)];
+    let lines_out = n.is_multiple_of(neighbours) && starts.into_iter().flatten().all(starts_a_line);
     let finish = Finish {
         bias: bias.is_some(),
         pre: pre.is_some(),
@@ -114,8 +111,7 @@ fn launch(
         add,
         wide: d.dtype != dtype,
     };
-    let line = plan.line();
-    let access = Access { across: [a.across, b.across], lines: [a.in_lines_of(line), b.in_lines_of(line)] };
+    let access = Access { across: [a.across, b.across], lines: in_lines_of(plan.line()) };
     let cut = plan.splits > 1;
     let kernel = plan.kernel(access, finish, lines_out);
     let partials = if cut { Some(device.alloc("matmul", plan.splits * batch * m * n * 4)?) } else { None };
@@ -254,18 +250,17 @@ struct Plan {
 }
 
 impl Plan {
+    /// `in_lines` if both operands may be read 16 bytes at a time.
     fn of(
         device: &CudaDevice,
         dtype: DType,
         [m, n, k, batch]: [usize; 4],
-        [a, b]: [&Operand; 2],
+        in_lines: bool,
     ) -> Plan {
-        let line = 16 / dtype.size();
-        let gather = !(a.in_lines_of(line) && b.in_lines_of(line));
         let tiles = |tile: &Tile| m.div_ceil(tile.bm) * n.div_ceil(tile.bn) * batch;
         let capability = device.compute_capability();
         let tensor_cores = on_tensor_cores(capability, dtype, device.allows_tf32());
-        let candidates = candidates(capability, tensor_cores, gather, m);
+        let candidates = candidates(capability, tensor_cores, !in_lines, m);
         // The largest tile of which there are enough to fill the device, and which does not lose much at the edges.
         let full = device.multiprocessors() as usize;
         let smallest = *candidates.last().expect("there is a tile");

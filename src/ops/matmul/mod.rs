@@ -95,8 +95,6 @@ impl<'a> Product<'a> {
 /// How the GPUs' kernels read A or B.
 #[cfg(any(feature = "cuda", feature = "wgpu"))]
 struct Operand {
-    #[cfg(feature = "cuda")]
-    offset: u32,
     /// Of the dimensions 2, 3, 0 and 1.
     strides: [u32; 4],
     /// True if the unit stride, or else the smaller one, is along M or N and not along K.
@@ -120,8 +118,6 @@ impl Operand {
         };
         let (unit, other) = if across { (outer, inner) } else { (inner, outer) };
         Operand {
-            #[cfg(feature = "cuda")]
-            offset: layout.offset as u32,
             strides: [2, 3, 0, 1].map(|d| stride(d) as u32),
             across,
             unit: stride(unit),

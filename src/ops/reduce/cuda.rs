@@ -4,7 +4,7 @@ use super::{Kind, plan};
 use crate::device::cuda::{Binding, CudaDevice, Kernel, cuda_source};
 #[cfg(all(test, feature = "cuda-sim"))]
 use crate::device::cuda::resources::Launched;
-use crate::ops::launch::cuda::{BLOCK, REDUCE, blocks, output, width};
+use crate::ops::launch::cuda::{BLOCK, REDUCE, blocks, check_size, output, width};
 use crate::{DType, Result, Shape, Tensor};
 
 const FOLD: &str = cuda_source!("reduce/fold.cuh");
@@ -114,6 +114,7 @@ fn piece(x: &Tensor) -> Result<usize> {
 /// One result for every `piece` elements of dimension 1 of three.
 fn pass(device: &CudaDevice, kind: Kind, x: &Tensor, piece: usize, result: DType) -> Result<Tensor> {
     let (outer, n, inner) = x.dims3()?;
+    check_size("reduce", device, n)?;
     let pieces = n.div_ceil(piece);
     let (out, buffer) = output("reduce", device, &Shape::from((outer, pieces, inner)), result)?;
     let source = x.cuda()?;
@@ -145,6 +146,7 @@ fn pass(device: &CudaDevice, kind: Kind, x: &Tensor, piece: usize, result: DType
 
 pub fn arg_reduce(device: &CudaDevice, kind: Kind, x: &Tensor, dim: usize) -> Result<Vec<Tensor>> {
     let (shape, (_, n, inner)) = plan(x, dim);
+    check_size("arg_reduce", device, n)?;
     let (out, buffer) = output("arg_reduce", device, &shape, DType::U32)?;
     let results = shape.elements();
     let (entry, results_a_block) =

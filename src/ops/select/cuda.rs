@@ -17,7 +17,6 @@ const SELECT: &[&str] = &[STRIDED, cuda_source!("select/select.cu")];
 #[derive(Clone, Copy, Pod, Zeroable)]
 struct Params {
     n: u32,
-    offsets: [u32; 3],
     sizes: Dims8,
     strides: [Dims8; 3],
 }
@@ -31,17 +30,17 @@ fn kernel([mask_splat, a_splat, b_splat]: [bool; 3]) -> Kernel {
 
 pub fn select(device: &CudaDevice, mask: &Tensor, a: &Tensor, b: &Tensor) -> Result<Vec<Tensor>> {
     let (out, buffer) = output("where_cond", device, a.shape(), a.dtype())?;
-    let walk = Walk::new([mask, a, b], a.dtype())?;
-    let Walk { n, offsets, sizes, strides, .. } = walk;
+    let walk = Walk::new("where_cond", device, [mask, a, b], a.dtype())?;
+    let Walk { n, sizes, strides, buffers: [mask_buffer, a_buffer, b_buffer], .. } = &walk;
     device.launch(
         &walk.specialise(kernel(walk.splat)).with("T", a.dtype()),
         &[
-            Binding::Read(&mask.cuda_storage()?),
-            Binding::Read(&a.cuda_storage()?),
-            Binding::Read(&b.cuda_storage()?),
+            Binding::Read(mask_buffer),
+            Binding::Read(a_buffer),
+            Binding::Read(b_buffer),
             Binding::Write(&buffer),
         ],
-        &Params { n, offsets, sizes, strides },
+        &Params { n: *n, sizes: *sizes, strides: *strides },
         walk.grid(),
     )?;
     Ok(vec![out])

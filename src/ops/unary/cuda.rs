@@ -18,7 +18,6 @@ const BACKWARD: &[&str] = &[STRIDED, ACTIVATIONS, FUNCTIONS, cuda_source!("unary
 #[derive(Clone, Copy, Pod, Zeroable)]
 struct Forward {
     n: u32,
-    x_offset: u32,
     a: f32,
     b: f32,
     sizes: Dims8,
@@ -29,8 +28,6 @@ struct Forward {
 #[derive(Clone, Copy, Pod, Zeroable)]
 struct Backward {
     n: u32,
-    offsets: [u32; 2],
-    pad: u32,
     a: f32,
     b: f32,
     sizes: Dims8,
@@ -58,12 +55,12 @@ fn backward_kernel([v_splat, dy_splat]: [bool; 2]) -> Kernel {
 
 pub(super) fn forward(device: &CudaDevice, op: &Unary, x: &Tensor) -> Result<Vec<Tensor>> {
     let (y, y_buffer) = output("unary", device, x.shape(), x.dtype())?;
-    let walk = Walk::new([x], x.dtype())?;
+    let walk = Walk::new("unary", device, [x], x.dtype())?;
     let (a, b) = (op.a as f32, op.b as f32);
     device.launch(
         &of_kind(walk.specialise(forward_kernel(walk.splat[0])), op.kind, x.dtype()),
-        &[Binding::Read(&x.cuda_storage()?), Binding::Write(&y_buffer)],
-        &Forward { n: walk.n, x_offset: walk.offsets[0], a, b, sizes: walk.sizes, x: walk.strides[0] },
+        &[Binding::Read(&walk.buffers[0]), Binding::Write(&y_buffer)],
+        &Forward { n: walk.n, a, b, sizes: walk.sizes, x: walk.strides[0] },
         walk.grid(),
     )?;
     Ok(vec![y])
@@ -71,12 +68,12 @@ pub(super) fn forward(device: &CudaDevice, op: &Unary, x: &Tensor) -> Result<Vec
 
 pub(super) fn backward(device: &CudaDevice, op: &Unary, v: &Tensor, dy: &Tensor) -> Result<Vec<Tensor>> {
     let (dx, dx_buffer) = output("unary_backward", device, v.shape(), v.dtype())?;
-    let walk = Walk::new([v, dy], v.dtype())?;
-    let Walk { n, offsets, sizes, strides, .. } = walk;
+    let walk = Walk::new("unary_backward", device, [v, dy], v.dtype())?;
+    let Walk { n, sizes, strides, buffers: [v_buffer, dy_buffer], .. } = &walk;
     device.launch(
         &of_kind(walk.specialise(backward_kernel(walk.splat)), op.kind, v.dtype()),
-        &[Binding::Read(&v.cuda_storage()?), Binding::Read(&dy.cuda_storage()?), Binding::Write(&dx_buffer)],
-        &Backward { n, offsets, pad: 0, a: op.a as f32, b: op.b as f32, sizes, strides },
+        &[Binding::Read(v_buffer), Binding::Read(dy_buffer), Binding::Write(&dx_buffer)],
+        &Backward { n: *n, a: op.a as f32, b: op.b as f32, sizes: *sizes, strides: *strides },
         walk.grid(),
     )?;
     Ok(vec![dx])
