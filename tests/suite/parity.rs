@@ -275,6 +275,7 @@ fn rows_of_the_lowest_number() {
 }
 
 /// Ids are checked on the host. Those that another's commands have changed since reach nothing that they should not.
+#[cfg(any(feature = "cuda", feature = "wgpu"))]
 #[test]
 fn stray_ids_read_nothing_and_add_nothing() {
     for device in every_device() {
