@@ -8,11 +8,11 @@ use tilewright::{DType, Device};
 use tilewright::{Result, Tensor};
 
 use crate::cases::{self, Case};
-use crate::harness::cuda_devices;
 #[cfg(feature = "cuda-sim")]
 use crate::harness::simulated;
 #[cfg(feature = "cuda")]
-use crate::harness::{difference, normal, place};
+use crate::harness::{Rng, difference, normal, place};
+use crate::harness::{cuda_devices, label};
 use crate::parity::{DTYPES, Expected, Pass, compare};
 
 /// Runs the cases, forward and backward.
@@ -31,7 +31,9 @@ fn check(cases: &[Case], dtypes: &[DType], devices: &[Device]) {
                 let wrong = compare(case, dtype, device, &expected, Pass::Both)
                     .unwrap_or_else(|error| vec![error.to_string()]);
                 failures.extend(
-                    wrong.into_iter().map(|what| format!("{}, {dtype}, {device}: {what}", case.name)),
+                    wrong
+                        .into_iter()
+                        .map(|what| format!("{}, {dtype}, {}: {what}", case.name, label(device))),
                 );
                 runs += 1;
             }
@@ -93,6 +95,7 @@ fn slices_start_anywhere() {
                     let largest = expected.iter().fold(1.0, |most: f64, x| most.max(x.abs()));
                     let unit = if dtype == DType::F32 { 2f64.powi(-20) } else { 2f64.powi(-8) };
                     let wrong = difference(&expected, &found);
+                    let device = label(device);
                     assert!(wrong <= unit * largest, "{name}, {dtype}, {by} behind, {device}: {wrong:e}");
                 }
             }
@@ -103,6 +106,35 @@ fn slices_start_anywhere() {
             let slice = buffer.slice(start, 8).unwrap();
             let error = Tensor::from_cuda(cuda, slice, 1, dtype).unwrap_err();
             assert!(matches!(error, Error::Argument { argument: "buffer", .. }), "{error:?}");
+        }
+    }
+}
+
+/// What is uploaded arrives as it was, however far behind the device is. On a GPU it waits in pinned blocks of 4 MiB, of which
+/// there are eight at most: so many bytes, and then so many small pieces, have each block filled again, which must
+/// wait until the device has read it. Else bytes of one place arrive at another.
+#[cfg(feature = "cuda")]
+#[test]
+fn uploads_wait_their_turn() {
+    for device in cuda_devices() {
+        let Device::Cuda(cuda) = device else { unreachable!() };
+        // On a GPU, milliseconds for each product.
+        let (products, side, most) =
+            if cuda.is_simulated() { (2, 32, 64 << 10) } else { (5, 4096, 40 << 20) };
+        let mut rng = Rng::new(1);
+        let random = |bytes: usize| -> Vec<u8> { (0..bytes).map(|_| rng.next() as u8).collect() };
+        // The last piece of the large one is a single byte.
+        let sizes = std::iter::once(most + 1).chain((1..=20).map(|i| 300 * i));
+        let sent: Vec<Vec<u8>> = sizes.map(random).collect();
+        let x = Tensor::full(0.5, (side, side), DType::F32, device).unwrap();
+        for _ in 0..products {
+            x.matmul(&x).unwrap();
+        }
+        let buffers: Vec<_> = sent.iter().map(|bytes| cuda.upload("test", bytes).unwrap()).collect();
+        for (i, (bytes, buffer)) in sent.iter().zip(&buffers).enumerate() {
+            let found = cuda.download(buffer).unwrap();
+            let wrong = found.iter().zip(bytes).position(|(found, sent)| found != sent);
+            assert_eq!((found.len(), wrong), (bytes.len(), None), "upload {i}, {}", label(device));
         }
     }
 }

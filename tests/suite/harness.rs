@@ -127,7 +127,8 @@ pub fn every_device() -> impl Iterator<Item = &'static Device> {
 }
 
 /// The CUDA devices: the simulator, with all its checks, and the first GPU that CUDA knows, as it is and as if it were as
-/// small as the simulator's. Said on stderr and required by name (`cuda`, `cuda-sim`) like [`devices`].
+/// small as the simulator's. Said on stderr and required by name (`cuda-sim`, or `cuda` for the GPU in both ways) like
+/// [`devices`].
 pub fn cuda_devices() -> &'static [Device] {
     static DEVICES: LazyLock<Vec<Device>> = LazyLock::new(|| {
         let candidates =
@@ -135,14 +136,16 @@ pub fn cuda_devices() -> &'static [Device] {
         let mut devices = Vec::new();
         for (name, opened) in candidates {
             let required = std::env::var("TILEWRIGHT_REQUIRE").unwrap_or_default();
-            let required = required.split(',').any(|wanted| wanted.trim() == name);
+            // In the variable a comma ends a name.
+            let named = name.split(',').next();
+            let required = required.split(',').any(|wanted| Some(wanted.trim()) == named);
             let line = match opened {
                 Ok(device) => {
                     devices.push(device);
                     format!("RUN on {name}")
                 }
                 Err(reason) if required => {
-                    panic!("TILEWRIGHT_REQUIRE names {name}, which is not there: {reason}")
+                    panic!("TILEWRIGHT_REQUIRE asks for {name}, which is not there: {reason}")
                 }
                 Err(reason) => format!("NOT RUN on {name}: {reason}"),
             };
@@ -208,8 +211,12 @@ fn open_small_cuda() -> std::result::Result<Device, String> {
     open_cuda()
 }
 
-/// A short name for messages, which tells the devices of one adapter apart.
+/// A short name for messages, which tells the devices of one adapter or GPU apart.
 pub fn label(device: &Device) -> String {
+    #[cfg(feature = "cuda")]
+    if let Device::Cuda(cuda) = device {
+        return format!("{device}, {} multiprocessors", cuda.multiprocessors());
+    }
     match devices().iter().position(|d| d == device) {
         Some(0) => "cpu".into(),
         Some(i) => WGPU[i - 1].into(),
