@@ -51,8 +51,10 @@ pub(super) fn product(device: &CudaDevice, p: &Product<'_>) -> Result<Vec<Tensor
 
 /// `to = a b`, or `to += a b`; `to` is contiguous.
 pub(super) fn accumulate(device: &CudaDevice, p: &Product<'_>, to: &Tensor, add: bool) -> Result<()> {
+    launch(device, p, Place { buffer: &to.cuda_strided()?, dtype: to.dtype() }, None, add)?;
+    // What was refused has written nothing.
     to.storage().written();
-    launch(device, p, Place { buffer: &to.cuda_strided()?, dtype: to.dtype() }, None, add)
+    Ok(())
 }
 
 /// Where a product goes.
@@ -267,8 +269,9 @@ impl Plan {
         let padded = |tile: &Tile| m.next_multiple_of(tile.bm) * n.next_multiple_of(tile.bn);
         let fits = |tile: &&Tile| tiles(tile) >= full && 8 * padded(tile) <= 9 * padded(&smallest);
         let tile = candidates.iter().find(fits).copied().unwrap_or(smallest);
-        // Deep products of few tiles: as many shares as fill a device, but not shorter ones than pay. By sizes
-        // alone, so that the order of additions is the same on every device.
+        // Deep products of few tiles: as many shares as fill a device, but not shorter ones than pay. By the sizes and the
+        // tile, which the device decides: the order of additions is the same run after run on one device, not on
+        // all of them.
         const WANTED: usize = 128;
         let most = if k >= 1024 { k / 256 } else { 1 };
         let splits = (WANTED / tiles(&tile)).clamp(1, most);
