@@ -101,7 +101,7 @@ struct Operand {
     across: bool,
     /// The stride that should be 1, and what should be multiples of a line's length if it is.
     unit: usize,
-    apart: [usize; 5],
+    apart: [usize; 4],
 }
 
 #[cfg(any(feature = "cuda", feature = "wgpu"))]
@@ -121,11 +121,12 @@ impl Operand {
             strides: [2, 3, 0, 1].map(|d| stride(d) as u32),
             across,
             unit: stride(unit),
-            apart: [layout.offset, dims[unit], stride(other), stride(0), stride(1)],
+            apart: [dims[unit], stride(other), stride(0), stride(1)],
         }
     }
 
-    /// True if it may be read `line` elements at a time along its unit stride.
+    /// True if it may be read `line` elements at a time along its unit stride, wherever it starts: that is the caller's
+    /// to look at.
     fn in_lines_of(&self, line: usize) -> bool {
         self.unit == 1 && self.apart.iter().all(|x| x.is_multiple_of(line))
     }

@@ -211,7 +211,7 @@ impl Task {
         if self.d.elements() == 0 {
             return Ok(());
         }
-        let access = Access::new(&Operand::new(&self.a, 2, 3), &Operand::new(&self.b, 3, 2));
+        let access = Access::new(&self.a, &self.b);
         let plan = Plan::new(device, self.a.dtype(), [m, n, self.a.dims()[3], b1 * b2], access)?;
         self.launch_as(device, plan)
     }
@@ -232,6 +232,7 @@ impl Task {
         let pre = self.pre.as_ref().map(Tensor::wgpu_window).transpose()?;
         let bias = self.bias.as_ref().map(Tensor::wgpu).transpose()?;
         let offset = |window: &Option<(Buffer, usize)>| window.as_ref().map_or(0, |(_, offset)| *offset as u32);
+        let access = Access::new(a, b);
         let (a, b) = (Operand::new(a, 2, 3), Operand::new(b, 3, 2));
         let params = Params {
             m: m as u32,
@@ -249,7 +250,6 @@ impl Task {
             d_stride: self.d.layout().strides[2] as u32,
             share: plan.share(k) as u32,
         };
-        let access = Access::new(&a, &b);
         let places = [params.d_offset, params.residual_offset, params.pre_offset, params.d_stride];
         let finish = Finish {
             width: Width::of(places.map(|place| place as usize).into_iter().chain([n])),
@@ -308,8 +308,12 @@ struct Access {
 }
 
 impl Access {
-    fn new(a: &Operand, b: &Operand) -> Access {
-        Access { across: [a.across, b.across], quads: [a.in_lines_of(4), b.in_lines_of(4)] }
+    fn new(a: &Tensor, b: &Tensor) -> Access {
+        let operands = [(a, Operand::new(a, 2, 3)), (b, Operand::new(b, 3, 2))];
+        Access {
+            across: operands.each_ref().map(|(_, operand)| operand.across),
+            quads: operands.map(|(x, operand)| x.layout().offset.is_multiple_of(4) && operand.in_lines_of(4)),
+        }
     }
 }
 

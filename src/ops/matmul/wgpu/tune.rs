@@ -162,7 +162,7 @@ mod tests {
             for across in [[false, false], [true, true]] {
                 let class = MatmulClass { across, quads, ..class(sizes) };
                 let (a, b) = operands(&device, &class, sizes)?;
-                let access = Access::new(&Operand::new(&a, 2, 3), &Operand::new(&b, 3, 2));
+                let access = Access::new(&a, &b);
                 assert_eq!((access.across, access.quads), (across, quads), "what is measured is what was asked for");
                 for (tile, plan) in candidates(&device, &class) {
                     assert!(agrees(&device, &class, plan)?, "{tile} {class:?}");
@@ -189,7 +189,7 @@ mod tests {
             keep(&device, &class, other);
             let device = WgpuDevice::new(&Selector::from("software").gpu_kernels())?;
             device.set_tune_matmul(true);
-            let access = Access::new(&Operand::new(&a, 2, 3), &Operand::new(&b, 3, 2));
+            let access = Access::new(&a, &b);
             let plan = Plan::new(&device, class.dtype, class.sizes, access)?;
             assert_eq!(plan.kind, Kind::tiled(Tile::named(other), false));
         }
