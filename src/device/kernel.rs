@@ -70,7 +70,7 @@ impl From<DType> for Constant {
     }
 }
 
-/// What one launch of a kernel has to do, for the profile.
+/// What one launch of a kernel has to do, for the profile, and for a GPU's batches: wgpu submits them before they would take seconds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Work {
     /// Floating-point operations; an addition and a multiplication are two. 0 if nobody counts them.
@@ -141,7 +141,7 @@ impl Kernel {
         self
     }
 
-    /// Says what the next launch has to do, for rates in a profile. Kernels that differ in this alone are equal.
+    /// Says what the next launch has to do, see [`Work`]. Kernels that differ in this alone are equal.
     pub fn work(mut self, work: Work) -> Self {
         self.work = work;
         self

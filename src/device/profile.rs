@@ -32,13 +32,13 @@ pub struct HostCost {
     pub dispatches: u64,
     /// Batches of commands handed to the driver.
     pub submits: u64,
-    /// Buffers allocated from the driver, and not reused from the pool.
+    /// Buffers allocated from the driver, and not reused.
     pub buffers: u64,
     /// Bind groups made, and not found in the cache.
     pub bind_groups: u64,
     /// Kernels compiled.
     pub compiled: u64,
-    /// Time for recording commands.
+    /// Time for recording commands, and for the driver's buffers.
     pub recording: Duration,
     /// Time in the driver's submission of commands. A software adapter may well run them there.
     pub submitting: Duration,

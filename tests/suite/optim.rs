@@ -338,6 +338,8 @@ fn a_steady_step_makes_nothing_new() {
         optimizer.zero_grad();
         let text: Vec<u32> = (0..2 * (T as u32 + 1)).map(|j| (i + j * j) % 31).collect();
         let text = Tensor::from_vec(text, (2, T + 1), &device)?;
+        // As large as the tokens of a GPT-2's step: more than what travels with the parameters.
+        Tensor::from_vec(vec![i; 8 << 10], (8, 1 << 10), &device)?;
         let loss = gpt.loss(&text.narrow(1, 0, T)?, &text.narrow(1, 1, T)?, 0.1)?;
         loss.backward()?;
         optimizer.step_clipped(1.0)?;

@@ -14,6 +14,9 @@ use parking_lot::Mutex;
 use super::timing::Clock;
 use crate::{Error, Result};
 
+/// What errors that arrived outside of any guarded call give as the kernel.
+pub(super) const UNCAPTURED: &str = "(uncaptured)";
+
 /// Failures that arrived outside of any guarded call.
 pub(super) struct Faults {
     device: String,
@@ -68,7 +71,7 @@ impl Faults {
     }
 
     pub fn set_stray(&self, error: wgpu::Error) {
-        let error = translate(error, &self.device, "(uncaptured)", 0);
+        let error = translate(error, &self.device, UNCAPTURED, 0);
         let mut stray = self.stray.lock();
         stray.get_or_insert(error);
         self.any.store(true, Ordering::Release);

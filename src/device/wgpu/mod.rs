@@ -15,6 +15,7 @@ mod memory;
 mod pipeline;
 mod prepared;
 mod queue;
+mod staging;
 #[cfg(test)]
 mod tests;
 mod timing;
@@ -42,11 +43,9 @@ use crate::{Error, Result};
 use fault::{Faults, Gpu};
 use memory::{Block, Pool, size_class};
 use queue::{Batch, Bound, MAX_PARAMS, Recorder, SMALL_WRITE};
+use staging::{CHUNK, Staging};
 use timing::{Clock, Timer};
 use tuning::Tuning;
-
-/// Large uploads go through host-visible buffers of this size, which allocators reuse and caches hold: wgpu clears them first.
-const WRITE_CHUNK: usize = 1 << 20;
 
 /// Downloads go through one of at most this size at a time, and wait for each.
 const READ_CHUNK: usize = 16 << 20;
@@ -146,7 +145,8 @@ impl WgpuDevice {
     /// Takes over the device's lost callback; failures of the engine's own calls never reach your
     /// uncaptured-error handler. Call [`WgpuDevice::flush`] before submitting commands that use its
     /// results. What wgpu calls back when work is done or memory is mapped, it may call from within the engine: use this device
-    /// there for nothing, as it would wait for itself, and do not panic, which is taken for the loss of the device.
+    /// there for nothing, as it would wait for itself, and do not panic, which ends in the engine's caller, or is taken for the loss of
+    /// the device.
     ///
     /// # Errors
     /// [`Error::OutOfMemory`] or [`Error::DeviceLost`]; [`Error::Argument`] as [`WgpuDevice::new`].
@@ -271,32 +271,25 @@ impl WgpuDevice {
 
     fn new_block(&self, op: &'static str, size: u64) -> Result<Arc<Block>> {
         use wgpu::BufferUsages as Usage;
-        let raw = self.new_buffer(op, size, Usage::STORAGE | Usage::COPY_SRC | Usage::COPY_DST, |raw| raw)?;
-        self.0.buffers.fetch_add(1, Ordering::Relaxed);
-        Ok(Block::new(raw))
+        let usage = Usage::STORAGE | Usage::COPY_SRC | Usage::COPY_DST;
+        let descriptor = wgpu::BufferDescriptor { label: None, size, usage, mapped_at_creation: false };
+        Ok(Block::new(self.with_memory(|| self.new_buffer(op, &descriptor))?))
     }
 
-    /// A buffer of the driver's after `use_it`, mapped if the host may write it. Where there is no memory for it, what the pool keeps
-    /// is given back first.
-    fn new_buffer<T>(
-        &self,
-        op: &'static str,
-        size: u64,
-        usage: wgpu::BufferUsages,
-        use_it: impl Fn(wgpu::Buffer) -> T,
-    ) -> Result<T> {
-        let gpu = &self.0.gpu;
-        let descriptor = wgpu::BufferDescriptor {
-            label: None,
-            size,
-            usage,
-            mapped_at_creation: usage.contains(wgpu::BufferUsages::MAP_WRITE),
-        };
-        let make = || gpu.guard(op, size, || use_it(gpu.device.create_buffer(&descriptor)));
+    fn new_buffer(&self, op: &'static str, descriptor: &wgpu::BufferDescriptor<'_>) -> Result<wgpu::Buffer> {
+        let Inner { gpu, buffers, .. } = &*self.0;
+        let buffer =
+            gpu.clock.record(|| gpu.guard(op, descriptor.size, || gpu.device.create_buffer(descriptor)))?;
+        buffers.fetch_add(1, Ordering::Relaxed);
+        Ok(buffer)
+    }
+
+    /// What `make` makes of the driver's memory. Where there is none, what the pool keeps is given back first.
+    fn with_memory<T>(&self, make: impl Fn() -> Result<T>) -> Result<T> {
         match make() {
             Err(Error::OutOfMemory { .. }) => {
-                self.release_memory()?;
                 self.synchronize()?;
+                self.release_memory()?;
                 make()
             }
             made => made,
@@ -315,8 +308,12 @@ impl WgpuDevice {
 
     /// Overwrites a buffer with `bytes`, after all that was recorded before.
     ///
+    /// More than a MiB is written in pieces, between which commands of other threads may run. Those before the one that fails
+    /// are written.
+    ///
     /// # Errors
-    /// [`Error::Argument`] if the lengths differ; [`Error::DeviceMismatch`].
+    /// [`Error::Argument`] if the lengths differ; [`Error::DeviceMismatch`]; [`Error::OutOfMemory`] if the driver has no memory for
+    /// what the host writes, even after the pool was given back.
     pub fn write(&self, op: &'static str, dst: &Buffer, bytes: &[u8]) -> Result<()> {
         let gpu = self.ready(op, &[dst])?;
         if bytes.len() != dst.bytes() {
@@ -326,38 +323,29 @@ impl WgpuDevice {
         if (1..=SMALL_WRITE).contains(&bytes.len()) {
             return gpu.clock.record(|| self.0.recorder.lock().write_small(gpu, dst, bytes));
         }
-        for (i, chunk) in bytes.chunks(WRITE_CHUNK).enumerate() {
-            let staging = self.staging(op, chunk)?;
-            let to = (dst, (i * WRITE_CHUNK) as u64);
-            gpu.clock.record(|| self.0.recorder.lock().write_staged(gpu, &staging, to))?;
+        for (i, piece) in bytes.chunks(CHUNK).enumerate() {
+            let to = (dst, (i * CHUNK) as u64);
+            let write =
+                |chunk| gpu.clock.record(|| self.0.recorder.lock().write_staged(gpu, piece, to, chunk));
+            if !write(None)? {
+                write(Some(self.chunk(op)?))?;
+            }
         }
         Ok(())
     }
 
-    /// These bytes, and zeros up to whole words, for the device to copy.
-    ///
-    /// Not by wgpu's `write_buffer`, which loses the device where there is no memory for what it stages.
-    fn staging(&self, op: &'static str, bytes: &[u8]) -> Result<wgpu::Buffer> {
-        let size = (bytes.len() as u64).next_multiple_of(4);
-        let filled = |staging: wgpu::Buffer| {
-            let mut view = staging.get_mapped_range_mut(..)?;
-            view.slice(..bytes.len()).copy_from_slice(bytes);
-            drop(view);
-            staging.unmap();
-            Ok(staging)
-        };
-        let usage = wgpu::BufferUsages::MAP_WRITE | wgpu::BufferUsages::COPY_SRC;
-        self.new_buffer(op, size, usage, filled)?.map_err(|error: wgpu::MapRangeError| Error::Kernel {
-            kernel: op,
-            device: self.0.gpu.name.clone(),
-            reason: error.to_string(),
+    /// Mapped memory for what is written: a chunk that was read, or else a new one. The recorder is not locked, which waiting would need.
+    fn chunk(&self, op: &'static str) -> Result<wgpu::Buffer> {
+        self.with_memory(|| {
+            let kept = self.0.recorder.lock().staging.kept();
+            kept.map_or_else(|| self.new_buffer(op, &Staging::DESCRIPTOR), Ok)
         })
     }
 
     /// The bytes of `buf` after all that was recorded before. Waits for the device.
     ///
     /// # Errors
-    /// [`Error::DeviceMismatch`]; whatever went wrong on the device before.
+    /// [`Error::DeviceMismatch`]; [`Error::OutOfMemory`] as [`WgpuDevice::write`]; whatever went wrong on the device before.
     pub fn download(&self, buf: &Buffer) -> Result<Vec<u8>> {
         let mut out = vec![0; buf.bytes()];
         self.download_into(buf, &mut out)?;
@@ -418,8 +406,13 @@ impl WgpuDevice {
         {
             return Ok(kept);
         }
-        let usage = wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST;
-        self.new_buffer("download", size.max(KEPT_READBACK), usage, |raw| raw)
+        let descriptor = wgpu::BufferDescriptor {
+            label: Some("readback"),
+            size: size.max(KEPT_READBACK),
+            usage: wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST,
+            mapped_at_creation: false,
+        };
+        self.with_memory(|| self.new_buffer("download", &descriptor))
     }
 
     /// Records one dispatch of `kernel` over `groups` workgroups; none if one of them is 0.
@@ -566,7 +559,9 @@ impl WgpuDevice {
         *self.0.readback.lock() = None;
         drop(free);
         self.flush()?;
-        self.0.gpu.collect()
+        self.0.gpu.collect()?;
+        self.0.recorder.lock().staging.release();
+        Ok(())
     }
 
     /// How much memory the device's pool holds.
@@ -585,11 +580,12 @@ impl WgpuDevice {
         let _alone = self.0.timing.lock();
         let mut recorder = self.0.recorder.lock();
         let timer = if profiling == Profiling::Kernels { Some(Timer::new(gpu)?) } else { None };
-        recorder.set_timer(gpu, timer).1?;
+        // If wgpu refuses what was recorded before, the profile is as it was asked for all the same.
+        let (_, submitted) = recorder.set_timer(gpu, timer);
         recorder.take_counts();
         self.0.buffers.store(0, Ordering::Relaxed);
         gpu.clock.set(profiling != Profiling::Off);
-        Ok(())
+        submitted
     }
 
     /// What was measured since [`WgpuDevice::profile`] or the last call. Waits for the device if kernels are measured; what

@@ -7,6 +7,7 @@ use super::fault::Gpu;
 use super::memory::{ALIGNMENT, Block, Buffer};
 use super::pipeline::{PipelineId, Pipelines};
 use super::prepared::PreparedDispatches;
+use super::staging::Staging;
 use super::timing::Timer;
 use crate::device::HostCost;
 use crate::device::kernel::Kernel;
@@ -43,9 +44,6 @@ pub(super) const SMALL_WRITE: usize = 8 << 10;
 
 /// The largest parameter block.
 pub(super) const MAX_PARAMS: usize = 16 << 10;
-
-/// Host bytes that wait to be copied to the device are submitted beyond this: the memory that they are staged in is held until then.
-const STAGED_BYTES: u64 = 32 << 20;
 
 /// Batches the host may be ahead of the device. wgpu keeps the commands of each in memory.
 const MAX_IN_FLIGHT: usize = 64;
@@ -122,13 +120,15 @@ pub(super) struct Recorder {
     /// one ring serves every batch.
     params: Vec<u8>,
     ring: wgpu::Buffer,
-    /// Staged bytes that were copied since the last submission.
-    staged: u64,
+    /// What larger writes of the open batch are copied from.
+    pub staging: Staging,
     in_flight: VecDeque<wgpu::SubmissionIndex>,
     pipelines: Pipelines,
     prepared: PreparedDispatches,
     /// What was done since it was last asked for, without the buffers, which others allocate.
     counts: HostCost,
+    /// Batches that wgpu has refused, ever.
+    refused: u64,
     /// While kernels are timed.
     pub timer: Option<Timer>,
 }
@@ -153,11 +153,12 @@ impl Recorder {
             kernels: Vec::new(),
             params: Vec::with_capacity(RING_BYTES),
             ring,
-            staged: 0,
+            staging: Staging::default(),
             in_flight: VecDeque::with_capacity(MAX_IN_FLIGHT + 1),
             pipelines: Pipelines::new(checked),
             prepared: PreparedDispatches::default(),
             counts: HostCost::default(),
+            refused: 0,
             timer: None,
         })
     }
@@ -253,24 +254,39 @@ impl Recorder {
         self.recorded(gpu)
     }
 
-    /// Writes all that is staged to `dst`, from an offset on.
+    /// Writes some host bytes, at most a chunk of them, to `dst` from an offset on: by way of `chunk`, or else of the one that is open.
+    /// False, and nothing is written, if that has no room.
     pub fn write_staged(
         &mut self,
         gpu: &Gpu,
-        staging: &wgpu::Buffer,
+        bytes: &[u8],
         (dst, at): (&Buffer, u64),
-    ) -> Result<()> {
+        chunk: Option<wgpu::Buffer>,
+    ) -> Result<bool> {
+        if let Some(chunk) = chunk {
+            if self.staging.is_full() {
+                self.flush(gpu)?;
+            }
+            self.staging.open(chunk);
+        } else if !self.staging.has_room(bytes.len()) {
+            return Ok(false);
+        }
+        let (chunk, from, size) = self.staging.put(bytes).map_err(|error| Error::Kernel {
+            kernel: "write",
+            device: gpu.name.clone(),
+            reason: error.to_string(),
+        })?;
         let (raw, start) = dst.raw();
-        self.raw_copy(gpu, (staging, 0), (raw, start + at), staging.size())?;
-        self.staged += staging.size();
-        if self.staged >= STAGED_BYTES { self.flush(gpu) } else { self.recorded(gpu) }
+        let encoder = Open::or_new(&mut self.open, gpu)?.encoder();
+        encoder.copy_buffer_to_buffer(chunk, from, raw, start + at, size);
+        self.recorded(gpu).map(|()| true)
     }
 
     /// Submits what is recorded. Waits only if the device is [`MAX_IN_FLIGHT`] batches behind.
     pub fn flush(&mut self, gpu: &Gpu) -> Result<()> {
         let Some(mut open) = self.open.take() else { return Ok(()) };
         let params = std::mem::take(&mut self.params);
-        let timer = &mut self.timer;
+        let Recorder { timer, staging, ring, .. } = self;
         let submitted = gpu.guard(BATCH, 0, || {
             open.end_pass();
             if let Some(timer) = timer {
@@ -278,19 +294,22 @@ impl Recorder {
             }
             let commands = open.encoder.finish();
             if !params.is_empty() {
-                gpu.queue.write_buffer(&self.ring, 0, &params);
+                gpu.queue.write_buffer(ring, 0, &params);
             }
-            gpu.clock.submit(|| gpu.queue.submit([commands]))
+            staging.unmap();
+            let submitted = gpu.clock.submit(|| gpu.queue.submit([commands]));
+            staging.recall();
+            submitted
         });
         self.params = params;
         self.params.clear();
         self.counts.submits += 1;
         self.commands = 0;
         self.flops = 0;
-        self.staged = 0;
         self.prepared.sweep(&self.pipelines);
         let mut kernels = std::mem::take(&mut self.kernels);
         let submitted = submitted.map_err(|error| of_kernels(error, &mut kernels));
+        self.refused += u64::from(submitted.is_err());
         kernels.clear();
         self.kernels = kernels;
 
@@ -319,6 +338,11 @@ impl Recorder {
             compiled: std::mem::take(&mut self.pipelines.made),
             ..std::mem::take(&mut self.counts)
         }
+    }
+
+    /// How many batches wgpu has refused, ever.
+    pub fn refused(&self) -> u64 {
+        self.refused
     }
 
     /// The last submission; none before the first.

@@ -194,6 +194,30 @@ fn uploads_into_reused_memory_wait_for_the_commands_that_used_it() {
     assert_eq!(download(device, &total), vec![(299 * 300 / 2) as f32; n]);
 }
 
+/// Of all sizes, into one chunk and into several.
+#[test]
+fn uploads_that_come_again_allocate_nothing() {
+    let Some(device) = any(|selector| selector) else { return };
+    let bytes = |step: usize, size: usize| -> Vec<u8> {
+        (0..size).map(|i| (i + i / 251 + 7 * step + size) as u8).collect()
+    };
+    let step = |step: usize| {
+        let sizes = [SMALL_WRITE + 1, 300_001, CHUNK - 3, CHUNK, 3 * CHUNK + 5];
+        let buffers = sizes.map(|size| device.upload("test", &bytes(step, size)).unwrap());
+        device.synchronize().unwrap();
+        buffers
+    };
+    (0..3).for_each(|i| drop(step(i)));
+    device.profile(Profiling::Host).unwrap();
+    (3..9).for_each(|i| drop(step(i)));
+    let last = step(9);
+    let profile = device.take_profile().unwrap();
+    assert_eq!(profile.host.buffers, 0, "{profile}");
+    for buffer in &last {
+        assert!(device.download(buffer).unwrap() == bytes(9, buffer.bytes()), "{} bytes", buffer.bytes());
+    }
+}
+
 #[test]
 fn commands_run_in_order() {
     let device = device!(shared());
@@ -644,7 +668,7 @@ fn much_work_is_submitted_at_once() {
     }
 }
 
-/// What two threads measure at once is their own, and leaves nothing behind.
+/// Threads that measure at once wait for each other, and leave nothing behind.
 #[test]
 fn measurements_take_turns() {
     let Some(device) = any(|selector| selector) else { return };
@@ -665,7 +689,28 @@ fn measurements_take_turns() {
     assert!(device.0.recorder.lock().timer.is_none());
 }
 
-/// A trial may fail. What failed before it is somebody else's, who is to hear of it.
+/// What is timed is one thread's, whatever others record meanwhile.
+#[test]
+fn measurements_are_of_one_thread() {
+    let Some(device) = any(|selector| selector) else { return };
+    let (gpu, x) = (&device.0.gpu, upload(&device, &[1.0; 64]));
+    let timer = match Timer::of_this_thread(gpu) {
+        Err(Error::NotSupported { .. }) => return println!("NOT RUN: {device} has no timestamps"),
+        timer => timer.unwrap(),
+    };
+    device.0.recorder.lock().set_timer(gpu, Some(timer)).1.unwrap();
+    increment(&device, 1.0, &x).unwrap();
+    std::thread::scope(|threads| {
+        threads.spawn(|| (0..BATCHES).for_each(|_| increment(&device, 1.0, &x).unwrap()));
+    });
+    increment(&device, 1.0, &x).unwrap();
+    let (timer, submitted) = device.0.recorder.lock().set_timer(gpu, None);
+    submitted.unwrap();
+    let costs = timer.expect("it was set").take(gpu).unwrap();
+    assert_eq!(costs.iter().map(|cost| cost.calls).collect::<Vec<_>>(), [2]);
+}
+
+/// A trial may fail. What fails beside it may be somebody else's, who is to hear of it.
 #[test]
 fn attempts_answer_for_themselves() {
     let Some(device) = any(|selector| selector) else { return };
@@ -679,7 +724,16 @@ fn attempts_answer_for_themselves() {
     refused().unwrap();
     let error = device.attempt(|| -> Result<()> { panic!("it is not asked") }).unwrap_err();
     assert!(matches!(&error, Error::Kernel { kernel: "too small", .. }), "{error}");
-    assert!(matches!(device.attempt(refused), Ok(None)));
+    let broken = || device.run(&Kernel::new("broken", &["nonsense"], "main"), &[], &(), [1, 1, 1]);
+    assert!(matches!(device.attempt(broken), Ok(None)));
+    // In a batch there are others' commands, too.
+    assert!(matches!(device.attempt(refused), Err(Error::Kernel { kernel: "too small", .. })));
+    let stray = || {
+        let (source, description) = ("stray".into(), "stray".to_string());
+        device.0.gpu.faults.set_stray(wgpu::Error::Validation { source, description });
+        device.flush()
+    };
+    assert!(matches!(device.attempt(stray), Err(Error::Kernel { kernel: "(uncaptured)", .. })));
     assert!(matches!(device.attempt(|| Ok(7)), Ok(Some(7))));
     let absent = || Err::<(), _>(Error::NoDevice { requested: "x".into(), reason: "y".into() });
     assert!(matches!(device.attempt(absent), Err(Error::NoDevice { .. })));

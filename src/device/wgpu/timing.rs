@@ -173,7 +173,7 @@ fn buffer(gpu: &Gpu, size: u64, usage: wgpu::BufferUsages) -> wgpu::Buffer {
 #[derive(Default)]
 pub(super) struct Clock {
     on: AtomicBool,
-    /// In nanoseconds. What ends while another thread reads it may count in two parts, of which one is negative.
+    /// In nanoseconds. What ends while another thread reads it may count in two parts, of which one is negative, and waits for the other.
     recording: AtomicI64,
     submitting: AtomicI64,
 }
@@ -181,12 +181,19 @@ pub(super) struct Clock {
 impl Clock {
     pub fn set(&self, on: bool) {
         self.on.store(on, Ordering::Relaxed);
-        self.take();
+        self.recording.store(0, Ordering::Relaxed);
+        self.submitting.store(0, Ordering::Relaxed);
     }
 
     /// The time for recording, and that for submitting.
     pub fn take(&self) -> (Duration, Duration) {
-        let take = |time: &AtomicI64| Duration::from_nanos(time.swap(0, Ordering::Relaxed).max(0) as u64);
+        let take = |time: &AtomicI64| {
+            let taken = time.swap(0, Ordering::Relaxed);
+            if taken < 0 {
+                time.fetch_add(taken, Ordering::Relaxed);
+            }
+            Duration::from_nanos(taken.max(0) as u64)
+        };
         (take(&self.recording), take(&self.submitting))
     }
 

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use rustc_hash::FxHashMap;
 use sha2::{Digest, Sha256};
 
+use super::fault::UNCAPTURED;
 use super::timing::Timer;
 use super::{Inner, WgpuDevice};
 use crate::device::cache;
@@ -216,8 +217,8 @@ impl WgpuDevice {
         Some(cache::folder()?.join(format!("{:x}", Sha256::digest(key))))
     }
 
-    /// The device's time for what `record` records on this thread: by timestamps, or where it has none by the clock. Waits for the
-    /// device.
+    /// The device's time for what `record` records on this thread: by timestamps, or where it has none by the clock, with what other
+    /// threads record meanwhile. Waits for the device.
     ///
     /// # Errors
     /// [`Error::Kernel`] if the timestamps stand still.
@@ -225,11 +226,14 @@ impl WgpuDevice {
         let Inner { gpu, recorder, timing, .. } = &*self.0;
         let _alone = timing.lock();
         self.synchronize()?;
-        let Ok(timer) = Timer::of_this_thread(gpu) else {
-            let start = Instant::now();
-            record()?;
-            self.synchronize()?;
-            return Ok(start.elapsed());
+        let timer = match Timer::of_this_thread(gpu) {
+            Err(Error::NotSupported { .. }) => {
+                let start = Instant::now();
+                record()?;
+                self.synchronize()?;
+                return Ok(start.elapsed());
+            }
+            timer => timer?,
         };
         let (others, submitted) = recorder.lock().set_timer(gpu, Some(timer));
         let recorded = submitted.and_then(|()| record());
@@ -292,15 +296,18 @@ impl WgpuDevice {
         Ok(serves)
     }
 
-    /// What `launch` makes, waiting for it; none if a kernel of it fails, which is no error of the caller's.
+    /// What `launch` makes; none if a kernel of it does not compile or cannot be launched, which is no error of the caller's.
     ///
     /// # Errors
-    /// What went wrong in earlier commands, and all that is not a kernel's failure.
+    /// What went wrong in earlier commands; in batches and outside of all calls, where it may be another thread's; and all that is
+    /// no kernel's failure.
     pub(crate) fn attempt<T>(&self, launch: impl FnOnce() -> Result<T>) -> Result<Option<T>> {
         self.flush()?;
+        let refused = || self.0.recorder.lock().refused();
+        let before = refused();
         match launch().and_then(|made| self.flush().map(|()| made)) {
             Ok(made) => Ok(Some(made)),
-            Err(Error::Kernel { .. }) => Ok(None),
+            Err(Error::Kernel { kernel, .. }) if kernel != UNCAPTURED && refused() == before => Ok(None),
             Err(error) => Err(error),
         }
     }

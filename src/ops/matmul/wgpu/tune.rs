@@ -26,8 +26,8 @@ pub(super) fn tile(device: &WgpuDevice, class: MatmulClass) -> Result<Option<Mat
         Some(Tuned::Tile(tile)) => return Ok(tile),
         Some(Tuned::Once) => {
             let tile = match fastest(device, &class, &candidates(device, &class)) {
-                // What is measured takes memory beside the caller's own.
-                Err(Error::OutOfMemory { .. }) => None,
+                // What is measured takes memory beside the caller's own, and more of it: repeated matrices are made one by one.
+                Err(Error::OutOfMemory { .. } | Error::TooLarge { .. }) => None,
                 tile => tile?,
             };
             tile.into_iter().for_each(|tile| keep(device, &class, tile));
@@ -169,6 +169,26 @@ mod tests {
                 }
             }
         }
+        Ok(())
+    }
+
+    /// A batch that repeats one matrix fits where it is not made in full.
+    #[test]
+    fn what_is_too_large_to_measure_is_left_to_the_table() -> Result<()> {
+        let Ok(device) = WgpuDevice::new(&Selector::from("software").gpu_kernels().binding_bytes(1 << 20)) else {
+            return Ok(());
+        };
+        device.set_tune_matmul(true);
+        let [a, b] = [(1, 8, 16, 256), (1, 1, 256, 512)];
+        let [a, b] = [a, b].map(|shape| Tensor::ones(shape, DType::F32, &crate::Device::Wgpu(device.clone())));
+        let (a, b) = (a?, b?);
+        for _ in 0..3 {
+            assert!(a.matmul(&b)?.to_vec::<f32>()?.iter().all(|&sum| sum == 256.0));
+        }
+        let class = class([16, 512, 256, 8]);
+        device.set_tuned(class, Tuned::Once);
+        assert_eq!(tile(&device, class)?, None);
+        assert!(matches!(device.tuned(&class), Some(Tuned::Tile(None))));
         Ok(())
     }
 
