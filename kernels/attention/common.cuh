@@ -6,7 +6,8 @@
 //   high = Tk - Tq + 1 if causal, so that the last query sees the last key; else Tk, which is above every j - i
 //   low  = high - window with a window; else -Tq, which is below every j - i
 
-// Where a tensor's rows of D elements lie, in elements: strides of batch, head and position, and the first element.
+// Where a tensor's rows of D elements lie, in elements: strides of batch, head and position. The first element, which WGSL
+// is told, is 0 here: pointers are those of the first elements.
 struct Rows {
     u32 batch;
     u32 head;

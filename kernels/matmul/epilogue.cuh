@@ -13,7 +13,8 @@
 //
 // Thin products have too few tiles for a device and are cut along K into p.splits shares of p.split_k each: then the
 // kernels write their sums to `partials` [splits, batch, M, N] f32, and splits.cu adds them up in order and does all of
-// the above. Cut by size, the bits are the same on every device.
+// the above. The sizes and the tile say how many, and the device has a say in the tile: the bits are the same run after
+// run, and not on every device.
 //
 // Constants: BIAS, SAVE_PRE, RESIDUAL, ACCUMULATE: bool
 //            ACTIVATION
