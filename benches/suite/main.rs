@@ -37,6 +37,6 @@ fn wait(t: &Tensor) -> f32 {
 criterion_group! {
     name = benches;
     config = Criterion::default().sample_size(15);
-    targets = ops::matmuls, ops::fused, ops::losses_and_tables, ops::elementwise, ops::adamw, steps::steps, gpu::gpu
+    targets = ops::matmuls, ops::fused, ops::losses_and_tables, ops::elementwise, ops::adamw, ops::uploads, steps::steps, gpu::gpu
 }
 criterion_main!(benches);

@@ -144,3 +144,17 @@ pub fn adamw(criterion: &mut Criterion) {
         })
     });
 }
+
+/// Host memory on its way: tokens of a step, and weights.
+pub fn uploads(criterion: &mut Criterion) {
+    let device = device();
+    let mut group = criterion.benchmark_group("upload");
+    for (name, kib) in [("16KiB", 16), ("256KiB", 256), ("64MiB", 64 << 10)] {
+        let values = vec![1.0f32; kib << 8];
+        let n = values.len();
+        group.throughput(Throughput::Bytes((kib << 10) as u64));
+        group.bench_function(name, |bencher| {
+            bencher.iter(|| wait(&Tensor::from_slice(&values, n, &device).unwrap()));
+        });
+    }
+}

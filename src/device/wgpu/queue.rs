@@ -128,7 +128,7 @@ pub(super) struct Recorder {
     /// What was done since it was last asked for, without the buffers, which others allocate.
     counts: HostCost,
     /// Batches that wgpu has refused, ever.
-    refused: u64,
+    pub refused: u64,
     /// While kernels are timed.
     pub timer: Option<Timer>,
 }
@@ -338,11 +338,6 @@ impl Recorder {
             compiled: std::mem::take(&mut self.pipelines.made),
             ..std::mem::take(&mut self.counts)
         }
-    }
-
-    /// How many batches wgpu has refused, ever.
-    pub fn refused(&self) -> u64 {
-        self.refused
     }
 
     /// The last submission; none before the first.

@@ -47,8 +47,7 @@ impl Staging {
 
     /// Gives back to the driver what is kept.
     pub fn release(&self) {
-        let kept = std::mem::take(&mut *self.kept.lock());
-        drop(kept);
+        self.kept.lock().clear();
     }
 
     /// True if the batch should be submitted before another chunk is opened.

@@ -303,7 +303,7 @@ impl WgpuDevice {
     /// no kernel's failure.
     pub(crate) fn attempt<T>(&self, launch: impl FnOnce() -> Result<T>) -> Result<Option<T>> {
         self.flush()?;
-        let refused = || self.0.recorder.lock().refused();
+        let refused = || self.0.recorder.lock().refused;
         let before = refused();
         match launch().and_then(|made| self.flush().map(|()| made)) {
             Ok(made) => Ok(Some(made)),

@@ -127,7 +127,11 @@ mod tests {
 
     /// A software adapter that launches what GPUs do.
     fn device() -> Option<WgpuDevice> {
-        match WgpuDevice::new(&Selector::from("software").gpu_kernels()) {
+        opened(Selector::from("software").gpu_kernels())
+    }
+
+    fn opened(selector: Selector) -> Option<WgpuDevice> {
+        match WgpuDevice::new(&selector) {
             Ok(device) => Some(device),
             Err(error) => {
                 println!("NOT RUN: {error}");
@@ -175,9 +179,8 @@ mod tests {
     /// A batch that repeats one matrix fits where it is not made in full.
     #[test]
     fn what_is_too_large_to_measure_is_left_to_the_table() -> Result<()> {
-        let Ok(device) = WgpuDevice::new(&Selector::from("software").gpu_kernels().binding_bytes(1 << 20)) else {
-            return Ok(());
-        };
+        let selector = Selector::from("software").gpu_kernels().binding_bytes(1 << 20);
+        let Some(device) = opened(selector) else { return Ok(()) };
         device.set_tune_matmul(true);
         let [a, b] = [(1, 8, 16, 256), (1, 1, 256, 512)];
         let [a, b] = [a, b].map(|shape| Tensor::ones(shape, DType::F32, &crate::Device::Wgpu(device.clone())));
